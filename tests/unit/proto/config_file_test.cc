@@ -1,0 +1,117 @@
+#include "proto/config_file.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace facet {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr char kGood[] = R"(
+models:
+  - name: gemma-demo
+    directory: models/demo
+router:
+  relay_threads: 2
+pools:
+  - name: cpu
+    model: gemma-demo
+    price_usd_per_hour: 0.25
+    workers:
+      - grpc_address: 127.0.0.1:7101
+)";
+
+TEST(ConfigFileTest, FillsDefaultsAndResolvesDirectories) {
+  const auto config = ParseClusterConfig(kGood, "c.yaml", "/etc/facet");
+  ASSERT_TRUE(config.ok()) << MessageOf(config.status());
+  EXPECT_EQ(config->name(), "facet");
+  EXPECT_EQ(config->models(0).directory(), "/etc/facet/models/demo");
+  EXPECT_EQ(config->router().relay_threads(), 2);
+  EXPECT_EQ(config->router().grpc_address(), "127.0.0.1:7070");
+  EXPECT_EQ(config->router().queue_wait_ms_max(), 30'000);
+  EXPECT_EQ(config->pools(0).kv_bytes(), 256 << 20);
+  EXPECT_EQ(config->pools(0).dtype(), "bf16");
+  EXPECT_EQ(config->pools(0).price_usd_per_hour(), 0.25);
+  EXPECT_EQ(config->pools(0).workers(0).metrics_address(), "off");
+}
+
+struct BadCase {
+  std::string name;
+  std::string yaml;
+  std::string message;  // Part of it.
+};
+
+class ConfigFileBadTest : public ::testing::TestWithParam<BadCase> {};
+
+TEST_P(ConfigFileBadTest, IsRefusedInOneSentence) {
+  const auto config = ParseClusterConfig(GetParam().yaml, "c.yaml", "");
+  ASSERT_FALSE(config.ok());
+  EXPECT_THAT(MessageOf(config.status()), HasSubstr(GetParam().message));
+  EXPECT_THAT(MessageOf(config.status()), HasSubstr("c.yaml"));
+}
+
+const std::string kModel = "models: [{name: m, directory: d}]\n";
+
+const BadCase kBadCases[] = {
+    {.name = "empty", .yaml = "", .message = "the file is empty"},
+    {.name = "no_map", .yaml = "hello", .message = "c.yaml:1: the file must be a map"},
+    {.name = "broken_yaml", .yaml = "models: [", .message = "c.yaml:1"},
+    {.name = "unknown_key",
+     .yaml = kModel + "router:\n  relay_thread: 2\n",
+     .message = "c.yaml:3: router.relay_thread is not known; known here: grpc_address"},
+    {.name = "key_twice", .yaml = kModel + "name: a\nname: b\n", .message = "name stands twice"},
+    {.name = "fraction",
+     .yaml = kModel + "router: {relay_threads: 0.5}",
+     .message = "router.relay_threads is 0.5; it must be an integer from 0 to 64"},
+    {.name = "negative",
+     .yaml = kModel + "router: {queue_wait_ms_max: -1}",
+     .message = "router.queue_wait_ms_max is -1; it must be an integer from 0 to"},
+    {.name = "list_for_value",
+     .yaml = kModel + "router: {grpc_address: [a]}",
+     .message = "router.grpc_address must be a single value"},
+    {.name = "value_for_list", .yaml = "models: x", .message = "models must be a list"},
+    {.name = "not_a_number",
+     .yaml = kModel + "pools: [{price_usd_per_hour: .nan}]",
+     .message = "pools[0].price_usd_per_hour is .nan; it must be a number from 0 to 100000"},
+    {.name = "no_model", .yaml = "name: x", .message = "models is empty"},
+    {.name = "model_twice",
+     .yaml = "models: [{name: m, directory: d}, {name: m, directory: e}]",
+     .message = "models[1].name is \"m\", which stands twice"},
+    {.name = "model_without_directory",
+     .yaml = "models: [{name: m}]",
+     .message = "models[0].directory is missing"},
+    {.name = "unknown_template",
+     .yaml = "models: [{name: m, directory: d, chat_template: huge}]",
+     .message = "models[0].chat_template is \"huge\"; it must be one of small, large"},
+    {.name = "bad_address",
+     .yaml = kModel + "router: {grpc_address: localhost}",
+     .message = "router.grpc_address is \"localhost\"; it must be host:port"},
+    {.name = "pool_of_unknown_model",
+     .yaml = kModel + "pools: [{name: p, model: x, workers: [{grpc_address: 'h:1'}]}]",
+     .message = "pools[0].model is \"x\", which is not among models"},
+    {.name = "pool_without_workers",
+     .yaml = kModel + "pools: [{name: p, model: m}]",
+     .message = "pools[0].workers is empty"},
+    {.name = "bad_device",
+     .yaml = kModel + "pools: [{name: p, model: m, device: tpu}]",
+     .message = "pools[0].device is \"tpu\"; it must be cpu or cuda:N"},
+    {.name = "worker_address_twice",
+     .yaml = kModel + "pools: [{name: p, model: m, workers: [{grpc_address: 'h:1'}, "
+                      "{grpc_address: 'h:1'}]}]",
+     .message = "pools[0].workers[1].grpc_address is h:1, which stands twice"},
+};
+
+INSTANTIATE_TEST_SUITE_P(All,
+                         ConfigFileBadTest,
+                         ::testing::ValuesIn(kBadCases),
+                         [](const auto& row) { return row.param.name; });
+
+TEST(ConfigFileTest, AMissingFileIsNamed) {
+  const auto config = ReadClusterConfig("/nowhere/c.yaml");
+  EXPECT_EQ(config.status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(MessageOf(config.status()), HasSubstr("/nowhere/c.yaml"));
+}
+
+}  // namespace
+}  // namespace facet
