@@ -1,0 +1,74 @@
+// What a device offers: memory, packing, and one method per op. Every op has a contract (Args
+// struct with its meaning) in a header of this folder; the public method checks the views once for
+// all backends, then calls the private virtual of the peer. A backend that lacks an op does not
+// compile.
+//
+// One thread at a time drives a backend. Ops of the CPU peers have ended when they return.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "kernels/attention.h"
+#include "kernels/buffer.h"
+#include "kernels/embedding.h"
+#include "kernels/head.h"
+#include "kernels/mlp.h"
+#include "kernels/moe.h"
+#include "kernels/packed_weight.h"
+#include "kernels/per_layer_embedding.h"
+#include "kernels/tensor_view.h"
+
+namespace facet::kernels {
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // "reference", "cpu/avx512": the first part of the numerics id (design.md 4).
+  virtual std::string name() const = 0;
+
+  // Zeroed memory of the device, aligned to 64 bytes. Dies if there is none: callers know the size
+  // beforehand and refuse what cannot fit.
+  virtual Buffer Allocate(int64_t bytes) = 0;
+
+  // A copy of weight ([rows, cols], f32 or bf16) in this backend's layout and the given format.
+  virtual PackedWeight Pack(const ConstTensorView& weight, WeightFormat format) = 0;
+
+  // A copy of a host tensor (f32 or bf16) in device memory, its elements as dtype.
+  virtual Buffer Upload(const ConstTensorView& host, DType dtype) = 0;
+
+  void Embed(const EmbedArgs& args);
+  void PleInputs(const PleInputsArgs& args);
+  void NormQkv(const NormQkvArgs& args);
+  void PagedAttention(const PagedAttentionArgs& args);
+  void OutputProj(const OutputProjArgs& args);
+  void NormGateUp(const NormGateUpArgs& args);
+  void MlpDown(const MlpDownArgs& args);
+  void NormRouterTopK(const NormRouterTopKArgs& args);
+  void MoeUp(const MoeUpArgs& args);
+  void MoeDown(const MoeDownArgs& args);
+  void MoeCombine(const MoeCombineArgs& args);
+  void PleInject(const PleInjectArgs& args);
+  void Head(const HeadArgs& args);
+  void Sample(const SampleArgs& args);
+
+ private:
+  virtual void DoEmbed(const EmbedArgs& args) = 0;
+  virtual void DoPleInputs(const PleInputsArgs& args) = 0;
+  virtual void DoNormQkv(const NormQkvArgs& args) = 0;
+  virtual void DoPagedAttention(const PagedAttentionArgs& args) = 0;
+  virtual void DoOutputProj(const OutputProjArgs& args) = 0;
+  virtual void DoNormGateUp(const NormGateUpArgs& args) = 0;
+  virtual void DoMlpDown(const MlpDownArgs& args) = 0;
+  virtual void DoNormRouterTopK(const NormRouterTopKArgs& args) = 0;
+  virtual void DoMoeUp(const MoeUpArgs& args) = 0;
+  virtual void DoMoeDown(const MoeDownArgs& args) = 0;
+  virtual void DoMoeCombine(const MoeCombineArgs& args) = 0;
+  virtual void DoPleInject(const PleInjectArgs& args) = 0;
+  virtual void DoHead(const HeadArgs& args) = 0;
+  virtual void DoSample(const SampleArgs& args) = 0;
+};
+
+}  // namespace facet::kernels

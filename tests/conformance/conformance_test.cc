@@ -1,0 +1,521 @@
+// Every op on every CPU tier against the reference, on random shapes.
+//
+// Tolerances. float32: the reference sums in double, so what differs is the backend's float32
+// rounding, some 1e-6 of the terms' size for the k used here; 2e-5 of the output's scale leaves
+// room. bfloat16: both sides round at the same places, but a sum that lies near a rounding border
+// may fall on either side: one bf16 step is 2^-8 of the value, and a flipped step early in an op
+// moves later ones, so 2.5 steps of the output's scale. Routing and sampling are compared exactly.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <memory>
+#include <random>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/reference/reference_backend.h"
+
+namespace facet::kernels {
+namespace {
+
+struct Setting {
+  CpuTier tier;
+  DType dtype;
+  uint32_t seed;
+};
+
+void PrintTo(const Setting& setting, std::ostream* out) { *out << NameOf(setting.tier); }
+
+// A host tensor that owns its memory.
+class Tensor {
+ public:
+  Tensor(DType dtype, std::vector<int64_t> shape) : dtype_(dtype), shape_(std::move(shape)) {
+    int64_t size = 1;
+    for (const int64_t dim : shape_) size *= dim;
+    bytes_.resize(static_cast<size_t>(size * SizeOf(dtype)));
+  }
+
+  TensorView view() { return Make<TensorView>(bytes_.data()); }
+
+  ConstTensorView view() const { return Make<ConstTensorView>(bytes_.data()); }
+
+  int64_t size() const { return static_cast<int64_t>(bytes_.size()) / SizeOf(dtype_); }
+
+  float at(int64_t i) const {
+    return dtype_ == DType::kBf16 ? ToFloat(view().as<Bf16>()[i]) : view().as<float>()[i];
+  }
+
+  void set(int64_t i, float value) {
+    if (dtype_ == DType::kBf16) {
+      view().as<Bf16>()[i] = ToBf16(value);
+    } else {
+      view().as<float>()[i] = value;
+    }
+  }
+
+  std::vector<int32_t> ints() const {
+    return {view().as<int32_t>(), view().as<int32_t>() + size()};
+  }
+
+  bool operator==(const Tensor& other) const { return bytes_ == other.bytes_; }
+
+ private:
+  template <typename View, typename Data>
+  View Make(Data* data) const {
+    switch (shape_.size()) {
+      case 1:
+        return View(data, dtype_, {shape_[0]});
+      case 2:
+        return View(data, dtype_, {shape_[0], shape_[1]});
+      default:
+        return View(data, dtype_, {shape_[0], shape_[1], shape_[2]});
+    }
+  }
+
+  DType dtype_;
+  std::vector<int64_t> shape_;
+  std::vector<std::byte> bytes_;
+};
+
+class ConformanceTest : public testing::TestWithParam<Setting> {
+ protected:
+  ConformanceTest()
+      : random_(GetParam().seed), dtype_(GetParam().dtype), cpu_(GetParam().tier, 2) {}
+
+  int64_t Between(int64_t least, int64_t most) {
+    return least + static_cast<int64_t>(random_() % static_cast<uint64_t>(most - least + 1));
+  }
+
+  int64_t Even(int64_t least, int64_t most) { return Between(least / 2, most / 2) * 2; }
+
+  Tensor Random(std::vector<int64_t> shape, float deviation = 1) {
+    Tensor tensor(dtype_, std::move(shape));
+    std::normal_distribution<float> normal(0, deviation);
+    for (int64_t i = 0; i < tensor.size(); ++i) tensor.set(i, normal(random_));
+    return tensor;
+  }
+
+  // Around one, as norms' weights are.
+  Tensor RandomNorm(int64_t size) {
+    Tensor tensor(dtype_, {size});
+    std::normal_distribution<float> normal(1, 0.2F);
+    for (int64_t i = 0; i < size; ++i) tensor.set(i, normal(random_));
+    return tensor;
+  }
+
+  struct Packed {
+    PackedWeight reference;
+    PackedWeight cpu;
+  };
+
+  Packed RandomWeight(int64_t rows, int64_t cols) {
+    const Tensor weight = Random({rows, cols}, 1 / std::sqrt(static_cast<float>(cols)));
+    return {reference_.Pack(weight.view(), FormatOf(dtype_)),
+            cpu_.Pack(weight.view(), FormatOf(dtype_))};
+  }
+
+  void ExpectClose(const Tensor& got, const Tensor& want, const char* what) {
+    double scale = 1e-3;
+    for (int64_t i = 0; i < want.size(); ++i) {
+      scale = std::max(scale, std::abs(static_cast<double>(want.at(i))));
+    }
+    const double bound = scale * (dtype_ == DType::kBf16 ? 2.5 / 256 : 2e-5);
+    for (int64_t i = 0; i < want.size(); ++i) {
+      ASSERT_LE(std::abs(static_cast<double>(got.at(i)) - want.at(i)), bound)
+          << what << "[" << i << "] is " << got.at(i) << ", reference " << want.at(i);
+    }
+  }
+
+  std::mt19937 random_;
+  const DType dtype_;
+  ReferenceBackend reference_;
+  CpuBackend cpu_;
+};
+
+TEST_P(ConformanceTest, Embed) {
+  const int64_t tokens = Between(1, 20);
+  const int64_t hidden = Even(2, 200);
+  const Packed table = RandomWeight(70, hidden);
+  Tensor ids(DType::kI32, {tokens});
+  for (int64_t t = 0; t < tokens; ++t) ids.view().as<int32_t>()[t] = Between(0, 69);
+  Tensor want(dtype_, {tokens, hidden});
+  Tensor got(dtype_, {tokens, hidden});
+  reference_.Embed({ids.view(), table.reference, 9.75F, want.view()});
+  cpu_.Embed({ids.view(), table.cpu, 9.75F, got.view()});
+  EXPECT_TRUE(got == want);  // One product, one rounding: no freedom.
+}
+
+TEST_P(ConformanceTest, PleInputs) {
+  const int64_t tokens = Between(1, 9);
+  const int64_t hidden = Even(2, 120);
+  const int64_t ple_size = Even(2, 40);
+  const int64_t width = ple_size * Between(1, 5);
+  const Tensor table = Random({50, width});
+  const Tensor embedded = Random({tokens, hidden});
+  const Packed projection = RandomWeight(width, hidden);
+  const Tensor norm = RandomNorm(ple_size);
+  Tensor ids(DType::kI32, {tokens});
+  for (int64_t t = 0; t < tokens; ++t) ids.view().as<int32_t>()[t] = Between(0, 49);
+  Tensor want(dtype_, {tokens, width});
+  Tensor got(dtype_, {tokens, width});
+  const auto args = [&](const PackedWeight& weight, Tensor& out) {
+    return PleInputsArgs{ids.view(), table.view(), embedded.view(), weight,    norm.view(),
+                         4.0F,       0.1F,         1e-5F,           out.view()};
+  };
+  reference_.PleInputs(args(projection.reference, want));
+  cpu_.PleInputs(args(projection.cpu, got));
+  ExpectClose(got, want, "ple");
+}
+
+TEST_P(ConformanceTest, NormQkv) {
+  const int64_t tokens = Between(1, 60);
+  const int64_t hidden = Even(2, 200);
+  const Tensor input = Random({tokens, hidden}, 3);
+  const Tensor norm = RandomNorm(hidden);
+  const Packed q = RandomWeight(Between(1, 150), hidden);
+  const Packed k = RandomWeight(Between(1, 50), hidden);
+  const Packed v = RandomWeight(k.cpu.rows, hidden);
+  for (int parts = 1; parts <= 3; ++parts) {
+    const int64_t width = q.cpu.rows + (parts - 1) * k.cpu.rows;
+    Tensor want(dtype_, {tokens, width});
+    Tensor got(dtype_, {tokens, width});
+    reference_.NormQkv({input.view(), norm.view(), 1e-6F, &q.reference,
+                        parts > 1 ? &k.reference : nullptr, parts > 2 ? &v.reference : nullptr,
+                        want.view()});
+    cpu_.NormQkv({input.view(), norm.view(), 1e-6F, &q.cpu, parts > 1 ? &k.cpu : nullptr,
+                  parts > 2 ? &v.cpu : nullptr, got.view()});
+    ExpectClose(got, want, "qkv");
+  }
+}
+
+// Several steps over one cache: prefill chunks and decode rows of several sequences, each backend
+// on a cache of its own layout.
+TEST_P(ConformanceTest, PagedAttention) {
+  const int head_dim = static_cast<int>(Between(1, 4)) * 16;
+  const int kv_heads = static_cast<int>(Between(1, 3));
+  const int q_heads = kv_heads * static_cast<int>(Between(1, 6));
+  const int64_t window = Between(0, 1) * Between(1, 40);
+  const bool k_eq_v = Between(0, 1) == 1;
+  const Tensor q_norm = RandomNorm(head_dim);
+  const Tensor k_norm = RandomNorm(head_dim);
+  Tensor inv_freq(DType::kF32, {head_dim / 2});
+  for (int i = 0; i < head_dim / 2; ++i) {
+    inv_freq.set(i, i % 3 == 2 ? 0 : 1 / std::pow(100.0F, 2.0F * i / head_dim));
+  }
+  constexpr int kSequences = 3;
+  constexpr int kBlocksEach = 8;
+  const int64_t block_bytes = int64_t{2} * kv_heads * kBlockTokens * head_dim * SizeOf(dtype_);
+  const Buffer reference_cache = reference_.Allocate(kSequences * kBlocksEach * block_bytes);
+  const Buffer cpu_cache = cpu_.Allocate(kSequences * kBlocksEach * block_bytes);
+  std::vector<std::vector<int32_t>> tables(kSequences);
+  for (int s = 0; s < kSequences; ++s) {
+    for (int b = 0; b < kBlocksEach; ++b) tables[s].push_back(b * kSequences + s);
+  }
+  std::vector<int64_t> lengths(kSequences, 0);
+  for (int step = 0; step < 4; ++step) {
+    std::vector<AttentionRow> rows;
+    int32_t tokens = 0;
+    for (int s = 0; s < kSequences; ++s) {
+      const auto chunk = static_cast<int32_t>(step == 3 ? 1 : Between(1, 40));
+      rows.push_back({.first_token = tokens,
+                      .num_tokens = chunk,
+                      .first_position = lengths[s],
+                      .blocks = tables[s]});
+      tokens += chunk;
+      lengths[s] += chunk;
+    }
+    const int64_t width = (q_heads + (k_eq_v ? 1 : 2) * kv_heads) * head_dim;
+    Tensor qkv = Random({tokens, width});
+    Tensor qkv_copy = qkv;
+    Tensor want(dtype_, {tokens, static_cast<int64_t>(q_heads) * head_dim});
+    Tensor got = want;
+    const auto args = [&](Tensor& input, const Buffer& cache, Tensor& out) {
+      return PagedAttentionArgs{
+          .qkv = input.view(),
+          .q_norm = q_norm.view(),
+          .k_norm = k_norm.view(),
+          .inv_freq = inv_freq.view(),
+          .eps = 1e-6F,
+          .num_q_heads = q_heads,
+          .num_kv_heads = kv_heads,
+          .head_dim = head_dim,
+          .k_eq_v = k_eq_v,
+          .window = window,
+          .rows = rows,
+          .kv = {.base = static_cast<std::byte*>(cache.data()), .block_stride = block_bytes},
+          .out = out.view()};
+    };
+    reference_.PagedAttention(args(qkv, reference_cache, want));
+    cpu_.PagedAttention(args(qkv_copy, cpu_cache, got));
+    ExpectClose(got, want, "attention");
+  }
+}
+
+TEST_P(ConformanceTest, OutputProj) {
+  const int64_t tokens = Between(1, 70);
+  const Packed weight = RandomWeight(Between(1, 200), Even(2, 300));
+  const Tensor input = Random({tokens, weight.cpu.cols});
+  Tensor want(dtype_, {tokens, weight.cpu.rows});
+  Tensor got = want;
+  reference_.OutputProj({input.view(), weight.reference, want.view()});
+  cpu_.OutputProj({input.view(), weight.cpu, got.view()});
+  ExpectClose(got, want, "out");
+}
+
+TEST_P(ConformanceTest, NormGateUpAndMlpDown) {
+  const int64_t tokens = Between(1, 60);
+  const int64_t hidden = Even(2, 150);
+  const Packed gate = RandomWeight(Even(2, 200), hidden);
+  const Packed up = RandomWeight(gate.cpu.rows, hidden);
+  const Packed down = RandomWeight(hidden, gate.cpu.rows);
+  const Tensor attention = Random({tokens, hidden});
+  const Tensor norm1 = RandomNorm(hidden);
+  const Tensor norm2 = RandomNorm(hidden);
+  Tensor hidden_want = Random({tokens, hidden});
+  Tensor hidden_got = hidden_want;
+  Tensor act_want(dtype_, {tokens, gate.cpu.rows});
+  Tensor act_got = act_want;
+  reference_.NormGateUp({hidden_want.view(), attention.view(), norm1.view(), norm2.view(), 1e-6F,
+                         gate.reference, up.reference, act_want.view()});
+  cpu_.NormGateUp({hidden_got.view(), attention.view(), norm1.view(), norm2.view(), 1e-6F, gate.cpu,
+                   up.cpu, act_got.view()});
+  ExpectClose(hidden_got, hidden_want, "hidden");
+  ExpectClose(act_got, act_want, "act");
+  for (const bool finish : {false, true}) {
+    Tensor end_want = hidden_want;
+    Tensor end_got = hidden_want;
+    Tensor out_want(dtype_, {tokens, hidden});
+    Tensor out_got = out_want;
+    reference_.MlpDown({act_want.view(), down.reference, out_want.view(),
+                        finish ? end_want.view() : TensorView(), norm1.view(), 0.7F, 1e-6F});
+    cpu_.MlpDown({act_want.view(), down.cpu, out_got.view(), finish ? end_got.view() : TensorView(),
+                  norm1.view(), 0.7F, 1e-6F});
+    ExpectClose(out_got, out_want, "out");
+    ExpectClose(end_got, end_want, "end");
+  }
+}
+
+TEST_P(ConformanceTest, MoeFromRouterToCombine) {
+  const int64_t tokens = Between(1, 40);
+  const int64_t hidden = Even(16, 120);
+  const int64_t width = Even(2, 90);
+  const int64_t dense_width = Even(2, 90);
+  const int64_t num_experts = Between(4, 24);
+  const int64_t top_k = Between(1, 4);
+  const Tensor attention = Random({tokens, hidden});
+  const Tensor norm = RandomNorm(hidden);
+  const Tensor norm2 = RandomNorm(hidden);
+  const Tensor scale = RandomNorm(hidden);
+  const Tensor expert_scale = RandomNorm(num_experts);
+  // A wide spread keeps choices apart, so that they can be compared exactly.
+  const Tensor router_values = Random({num_experts, hidden}, 3);
+  const PackedWeight router_reference = reference_.Pack(router_values.view(), FormatOf(dtype_));
+  const PackedWeight router_cpu = cpu_.Pack(router_values.view(), FormatOf(dtype_));
+  Tensor hidden_want = Random({tokens, hidden});
+  Tensor hidden_got = hidden_want;
+
+  struct Outputs {
+    Tensor dense_in, expert_in, ids, weights;
+  };
+
+  const auto make = [&] {
+    return Outputs{Tensor(dtype_, {tokens, hidden}), Tensor(dtype_, {tokens, hidden}),
+                   Tensor(DType::kI32, {tokens, top_k}), Tensor(DType::kF32, {tokens, top_k})};
+  };
+  Outputs want = make();
+  Outputs got = make();
+  const auto route = [&](Tensor& residual, const PackedWeight& router, Outputs& out) {
+    return NormRouterTopKArgs{residual.view(),
+                              attention.view(),
+                              norm.view(),
+                              norm.view(),
+                              norm2.view(),
+                              scale.view(),
+                              router,
+                              expert_scale.view(),
+                              1e-6F,
+                              out.dense_in.view(),
+                              out.expert_in.view(),
+                              out.ids.view(),
+                              out.weights.view()};
+  };
+  reference_.NormRouterTopK(route(hidden_want, router_reference, want));
+  cpu_.NormRouterTopK(route(hidden_got, router_cpu, got));
+  ExpectClose(hidden_got, hidden_want, "hidden");
+  ExpectClose(got.expert_in, want.expert_in, "expert_in");
+  if (dtype_ == DType::kF32) {
+    EXPECT_EQ(got.ids.ints(), want.ids.ints());
+    ExpectClose(got.weights, want.weights, "weights");
+  }
+
+  // From here on both go on from the reference's choices.
+  std::vector<ExpertWeights> experts_reference(num_experts);
+  std::vector<ExpertWeights> experts_cpu(num_experts);
+  for (int64_t e = 0; e < num_experts; ++e) {
+    Packed gate = RandomWeight(width, hidden);
+    Packed up = RandomWeight(width, hidden);
+    Packed down = RandomWeight(hidden, width);
+    experts_reference[e] = {std::move(gate.reference), std::move(up.reference),
+                            std::move(down.reference)};
+    experts_cpu[e] = {std::move(gate.cpu), std::move(up.cpu), std::move(down.cpu)};
+  }
+  const Packed dense_gate = RandomWeight(dense_width, hidden);
+  const Packed dense_up = RandomWeight(dense_width, hidden);
+  const Packed dense_down = RandomWeight(hidden, dense_width);
+  Tensor act_want(dtype_, {tokens, top_k, width});
+  Tensor act_got = act_want;
+  Tensor dense_act_want(dtype_, {tokens, dense_width});
+  Tensor dense_act_got = dense_act_want;
+  reference_.MoeUp({want.expert_in.view(), want.dense_in.view(), want.ids.view(), experts_reference,
+                    dense_gate.reference, dense_up.reference, act_want.view(),
+                    dense_act_want.view()});
+  cpu_.MoeUp({want.expert_in.view(), want.dense_in.view(), want.ids.view(), experts_cpu,
+              dense_gate.cpu, dense_up.cpu, act_got.view(), dense_act_got.view()});
+  ExpectClose(act_got, act_want, "act");
+  ExpectClose(dense_act_got, dense_act_want, "dense_act");
+
+  Tensor out_want(dtype_, {tokens, top_k, hidden});
+  Tensor out_got = out_want;
+  Tensor dense_want(dtype_, {tokens, hidden});
+  Tensor dense_got = dense_want;
+  reference_.MoeDown({act_want.view(), dense_act_want.view(), want.ids.view(), experts_reference,
+                      dense_down.reference, out_want.view(), dense_want.view()});
+  cpu_.MoeDown({act_want.view(), dense_act_want.view(), want.ids.view(), experts_cpu,
+                dense_down.cpu, out_got.view(), dense_got.view()});
+  ExpectClose(out_got, out_want, "out");
+  ExpectClose(dense_got, dense_want, "dense_out");
+
+  Tensor end_want = hidden_want;
+  Tensor end_got = hidden_want;
+  const auto combine = [&](Tensor& end) {
+    return MoeCombineArgs{.hidden = end.view(),
+                          .out = out_want.view(),
+                          .dense_out = dense_want.view(),
+                          .topk_ids = want.ids.view(),
+                          .topk_weights = want.weights.view(),
+                          .num_experts = static_cast<int>(num_experts),
+                          .post_norm_1 = norm.view(),
+                          .post_norm_2 = norm2.view(),
+                          .post_norm = norm.view(),
+                          .layer_scalar = 0.8F,
+                          .eps = 1e-6F};
+  };
+  reference_.MoeCombine(combine(end_want));
+  cpu_.MoeCombine(combine(end_got));
+  ExpectClose(end_got, end_want, "combined");
+}
+
+TEST_P(ConformanceTest, PleInject) {
+  const int64_t tokens = Between(1, 30);
+  const int64_t hidden = Even(2, 150);
+  const int64_t ple_size = Even(2, 40);
+  const Packed gate = RandomWeight(ple_size, hidden);
+  const Packed projection = RandomWeight(hidden, ple_size);
+  const Tensor ffn = Random({tokens, hidden});
+  const Tensor ple = Random({tokens, 3 * ple_size});
+  const Tensor norm = RandomNorm(hidden);
+  const Tensor norm2 = RandomNorm(hidden);
+  Tensor want = Random({tokens, hidden});
+  Tensor got = want;
+  reference_.PleInject({want.view(), ffn.view(), norm.view(), gate.reference, ple.view(), 1,
+                        projection.reference, norm2.view(), 0.6F, 1e-6F});
+  cpu_.PleInject({got.view(), ffn.view(), norm.view(), gate.cpu, ple.view(), 1, projection.cpu,
+                  norm2.view(), 0.6F, 1e-6F});
+  ExpectClose(got, want, "hidden");
+}
+
+TEST_P(ConformanceTest, Head) {
+  const int64_t hidden = Even(2, 200);
+  const Packed weight = RandomWeight(Between(1, 300), hidden);
+  const Tensor input = Random({9, hidden}, 4);
+  const Tensor norm = RandomNorm(hidden);
+  Tensor rows(DType::kI32, {3});
+  for (int i = 0; i < 3; ++i) rows.view().as<int32_t>()[i] = 3 * i;
+  for (const float cap : {0.0F, 2.5F}) {
+    Tensor want(DType::kF32, {3, weight.cpu.rows});
+    Tensor got = want;
+    reference_.Head(
+        {input.view(), norm.view(), weight.reference, rows.view(), want.view(), 1e-6F, cap});
+    cpu_.Head({input.view(), norm.view(), weight.cpu, rows.view(), got.view(), 1e-6F, cap});
+    ExpectClose(got, want, "logits");
+  }
+}
+
+// Equal logits give equal tokens: exactly, whatever is filtered.
+TEST_P(ConformanceTest, Sample) {
+  const int64_t vocab = Between(2, 600);
+  Tensor logits(DType::kF32, {4, vocab});
+  std::normal_distribution<float> normal(0, 4);
+  // Coarse values, so that ties occur.
+  for (int64_t i = 0; i < logits.size(); ++i) {
+    logits.view().as<float>()[i] = std::round(normal(random_) * 4) / 4;
+  }
+  const std::vector<SampleRow::Seen> seen = {{0, 2}, {1, 0}};
+  const std::vector<SampleRow::Bias> bias = {{1, 3.5F}};
+  const std::vector<int32_t> barred = {0};
+  std::vector<uint32_t> mask(static_cast<size_t>(vocab / 32 + 1));
+  for (uint32_t& word : mask) word = static_cast<uint32_t>(random_());
+  mask[0] |= 2;  // Never bars everything.
+  std::vector<SampleRow> rows;
+  for (int i = 0; i < 60; ++i) {
+    SampleRow row{.logits_row = static_cast<int32_t>(Between(0, 3)),
+                  .temperature = Between(0, 4) * 0.5F,
+                  .seed = random_(),
+                  .position = Between(0, 1 << 20),
+                  .num_logprobs = static_cast<int32_t>(Between(0, 3))};
+    if (Between(0, 1) == 1) row.top_k = static_cast<int32_t>(Between(1, 700));
+    if (Between(0, 1) == 1) row.top_p = static_cast<float>(Between(1, 10)) / 10;
+    if (Between(0, 1) == 1) row.min_p = static_cast<float>(Between(0, 10)) / 20;
+    if (Between(0, 1) == 1) {
+      row.seen = seen;
+      row.repetition_penalty = 1.3F;
+      row.presence_penalty = 0.5F;
+      row.frequency_penalty = -0.25F;
+    }
+    if (Between(0, 1) == 1) row.bias = bias;
+    if (Between(0, 1) == 1) row.barred = barred;
+    if (Between(0, 1) == 1) row.mask = mask;
+    rows.push_back(row);
+  }
+  std::vector<SampledToken> want(rows.size());
+  std::vector<SampledToken> got(rows.size());
+  reference_.Sample({logits.view(), rows, want});
+  cpu_.Sample({logits.view(), rows, got});
+  for (size_t i = 0; i < rows.size(); ++i) {
+    ASSERT_EQ(got[i].id, want[i].id) << "row " << i << ", temperature " << rows[i].temperature;
+    EXPECT_EQ(got[i].top_ids, want[i].top_ids);
+    EXPECT_NEAR(got[i].logprob, want[i].logprob, 1e-5);
+  }
+}
+
+TEST_P(ConformanceTest, SampleFlagsLogitsThatAreNotFinite) {
+  Tensor logits(DType::kF32, {2, 40});
+  logits.view().as<float>()[40 + 17] = std::nanf("");
+  const std::vector<SampleRow> rows = {{.logits_row = 0}, {.logits_row = 1}};
+  for (Backend* backend : std::initializer_list<Backend*>{&reference_, &cpu_}) {
+    std::vector<SampledToken> tokens(2);
+    backend->Sample({logits.view(), rows, tokens});
+    EXPECT_TRUE(tokens[0].finite);
+    EXPECT_FALSE(tokens[1].finite);
+    EXPECT_EQ(tokens[1].id, -1);
+  }
+}
+
+std::vector<Setting> AllSettings() {
+  std::vector<Setting> settings;
+  for (const CpuTier tier : {CpuTier::kScalar, CpuTier::kAvx2, CpuTier::kAvx512}) {
+    if (!Supports(tier)) continue;
+    for (const DType dtype : {DType::kF32, DType::kBf16}) {
+      for (uint32_t seed = 1; seed <= 12; ++seed) settings.push_back({tier, dtype, seed});
+    }
+  }
+  return settings;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cpu, ConformanceTest, testing::ValuesIn(AllSettings()), [](const auto& setting) {
+      return std::string(NameOf(setting.param.tier)) + "_" + NameOf(setting.param.dtype) + "_" +
+             std::to_string(setting.param.seed);
+    });
+
+}  // namespace
+}  // namespace facet::kernels
