@@ -1,0 +1,245 @@
+// What the engine promises of requests, on an executor that counts.
+#include "worker/engine/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "tests/support/counting_executor.h"
+#include "tests/support/engine_driver.h"
+
+namespace facet::test {
+namespace {
+
+using worker::FinishReason;
+
+worker::EngineOptions Options(int32_t chunk = 64) {
+  return {.scheduler = {.running_max = 8,
+                        .waiting_max = 4,
+                        .step_tokens_max = 64,
+                        .chunk_tokens_max = chunk,
+                        .context_tokens_max = 4096},
+          .price_usd_per_hour = 3.6};
+}
+
+worker::SequenceRequest Request(const std::string& id, int prompt, int32_t output) {
+  return {
+      .request_id = id, .prompt_ids = std::vector<int32_t>(prompt, 5), .new_tokens_max = output};
+}
+
+// The tokens that follow a prompt of this length.
+std::vector<int32_t> Counted(int prompt, int output) {
+  std::vector<int32_t> tokens;
+  for (int i = 0; i < output; ++i) tokens.push_back((prompt + i) % 1000);
+  return tokens;
+}
+
+TEST(EngineTest, APromptInManyChunksGetsItsTokensInOrder) {
+  for (const int32_t chunk : {1, 7, 64}) {
+    CountingExecutor executor({});
+    EngineDriver driver(Options(chunk), executor);
+    driver.Submit(Request("a", 150, 40));
+    ASSERT_TRUE(driver.RunAll());
+    EXPECT_EQ(driver.answer("a").tokens, Counted(150, 40));
+    EXPECT_EQ(driver.answer("a").finish, FinishReason::kLength);
+  }
+}
+
+TEST(EngineTest, AStopTokenEndsTheAnswerAndIsItsLast) {
+  CountingExecutor executor({});
+  EngineDriver driver(Options(), executor);
+  worker::SequenceRequest request = Request("a", 10, 40);
+  request.stop_ids = {13};
+  driver.Submit(request);
+  ASSERT_TRUE(driver.RunAll());
+  EXPECT_EQ(driver.answer("a").tokens, Counted(10, 4));
+  EXPECT_EQ(driver.answer("a").finish, FinishReason::kStop);
+}
+
+TEST(EngineTest, CommittedTokensAreNotGivenAgain) {
+  CountingExecutor executor({});
+  EngineDriver driver(Options(), executor);
+  worker::SequenceRequest request = Request("a", 10, 5);
+  request.committed_ids = {10, 11};
+
+  // The driver checks that deltas start at position 0; a resumed one starts at 2.
+  class Sink final : public worker::EngineSink {
+   public:
+    void OnStepFrame(worker::StepFrame frame) override {
+      for (const worker::TokenDelta& delta : frame.deltas) {
+        if (delta.token_ids.empty()) continue;
+        positions.push_back(delta.first_position);
+        tokens.push_back(delta.token_ids[0]);
+      }
+    }
+
+    void OnRefusal(worker::Refusal) override { FAIL(); }
+
+    std::vector<int32_t> positions;
+    std::vector<int32_t> tokens;
+  } sink;
+
+  worker::Engine engine(Options(), executor, sink, Clock::Real());
+  engine.OpenSession(1);
+  request.session_id = 1;
+  ASSERT_TRUE(engine.AddRequest(request).ok());
+  while (engine.Step()) {
+  }
+  EXPECT_EQ(sink.positions, (std::vector<int32_t>{2, 3, 4}));
+  EXPECT_EQ(sink.tokens, (std::vector<int32_t>{12, 13, 14}));
+}
+
+TEST(EngineTest, BadLogitsEndThatSequenceAlone) {
+  CountingExecutor executor({.bad_position = 25});
+  EngineDriver driver(Options(), executor);
+  driver.Submit(Request("bad", 20, 10));
+  driver.Submit(Request("good", 40, 10));
+  ASSERT_TRUE(driver.RunAll());
+  EXPECT_EQ(driver.answer("bad").finish, FinishReason::kError);
+  EXPECT_EQ(driver.answer("bad").tokens, Counted(20, 5));
+  EXPECT_EQ(driver.answer("good").tokens, Counted(40, 10));
+}
+
+TEST(EngineTest, CancelFreesBlocksWithinTwoSteps) {
+  CountingExecutor executor({});
+  EngineDriver driver(Options(), executor);
+  driver.Submit(Request("a", 100, 1000));
+  for (int i = 0; i < 10; ++i) driver.engine().Step();
+  EXPECT_GT(driver.engine().Stats().load.kv_bytes_used, 0);
+  driver.engine().CancelRequest(EngineDriver::kSession, "a", 1, FinishReason::kCancelled, true);
+  driver.engine().Step();
+  driver.engine().Step();
+  EXPECT_EQ(driver.engine().Stats().load.kv_bytes_used, 0);
+  EXPECT_EQ(driver.answer("a").finish, FinishReason::kCancelled);
+}
+
+TEST(EngineTest, ACancelOfAnOlderEpochIsIgnored) {
+  CountingExecutor executor({});
+  EngineDriver driver(Options(), executor);
+  worker::SequenceRequest request = Request("a", 10, 5);
+  request.epoch = 2;
+  driver.Submit(request);
+  driver.engine().Step();
+  driver.engine().CancelRequest(EngineDriver::kSession, "a", 1, FinishReason::kCancelled, true);
+  ASSERT_TRUE(driver.RunAll());
+  EXPECT_EQ(driver.answer("a").finish, FinishReason::kLength);
+}
+
+TEST(EngineTest, RefusesWhatCanNeverFitAndNamesTheBound) {
+  CountingExecutor executor({.num_slabs = 8});
+  EngineDriver driver(Options(), executor);
+  const int32_t longest = driver.engine().context_tokens_max();
+  EXPECT_LT(longest, 4096);
+  driver.Submit(Request("long", 10, longest));
+  driver.Submit(Request("fits", 10, longest - 10));
+  ASSERT_TRUE(driver.RunAll());
+  EXPECT_EQ(driver.answer("long").refused.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(MessageOf(driver.answer("long").refused),
+            StrCat("new_tokens_max is ", longest, "; at most ", longest - 10,
+                   " fit after a prompt of 10"));
+  EXPECT_EQ(driver.answer("fits").tokens, Counted(10, longest - 10));
+}
+
+TEST(EngineTest, RefusesMoreThanItsQueueHolds) {
+  CountingExecutor executor({});
+  EngineDriver driver(Options(), executor);
+  for (int i = 0; i < 13; ++i) driver.Submit(Request(StrCat(i), 10, 5));
+  ASSERT_TRUE(driver.RunAll());
+  EXPECT_TRUE(driver.answer("11").refused.ok());
+  EXPECT_EQ(driver.answer("12").refused.code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST(EngineTest, EveryNanosecondOfAStepIsChargedAndOnce) {
+  CountingExecutor executor({.device_ns = 1'000'003});
+  EngineDriver driver(Options(), executor);
+  for (int i = 0; i < 5; ++i) driver.Submit(Request(StrCat(i), 10 + 31 * i, 20 + i));
+  ASSERT_TRUE(driver.RunAll());
+  int64_t charged = 0;
+  int64_t cost = 0;
+  for (int i = 0; i < 5; ++i) {
+    const Answer& answer = driver.answer(StrCat(i));
+    charged += answer.prefill_ns + answer.decode_ns;
+    cost += answer.cost_nano_usd;
+  }
+  const worker::EngineStats stats = driver.engine().Stats();
+  int64_t busy = 0;
+  int64_t held = 0;
+  for (int i = 0; i < worker::kNumDeviceStates; ++i) {
+    const auto state = static_cast<worker::DeviceState>(i);
+    held += stats.state_ns[i];
+    if (state == worker::DeviceState::kPrefill || state == worker::DeviceState::kDecode ||
+        state == worker::DeviceState::kMixed) {
+      busy += stats.state_ns[i];
+    }
+  }
+  EXPECT_EQ(charged, busy);
+  EXPECT_EQ(held, stats.held_ns);
+  // 3.6 USD an hour is one nano-USD a microsecond; each account rounds down by less than one.
+  EXPECT_NEAR(static_cast<double>(cost), static_cast<double>(busy) / 1000, 10);
+}
+
+TEST(EngineTest, DrainFinishesWhatRunsAndRefusesTheRest) {
+  CountingExecutor executor({});
+  EngineDriver driver(Options(), executor);
+  driver.Submit(Request("a", 10, 30));
+  driver.engine().Step();
+  bool drained = false;
+  driver.engine().Drain([&] { drained = true; });
+  driver.Submit(Request("late", 10, 5));
+  ASSERT_TRUE(driver.RunAll());
+  EXPECT_TRUE(drained);
+  EXPECT_EQ(driver.answer("a").tokens, Counted(10, 30));
+  EXPECT_EQ(driver.answer("late").refused.code(), absl::StatusCode::kUnavailable);
+}
+
+// Random arrivals, lengths, cancels and pools that are too small: every answer is whole or
+// cancelled, nothing hangs, nothing leaks.
+TEST(EngineTest, RandomTrafficInSmallPoolsEndsWell) {
+  for (uint32_t seed = 0; seed < 60; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937 random(seed);
+    CountingExecutor executor({.num_slabs = 12 + static_cast<int64_t>(random() % 20)});
+    EngineDriver driver(Options(1 + static_cast<int32_t>(random() % 64)), executor);
+    const int32_t longest = driver.engine().context_tokens_max();
+    std::map<std::string, std::pair<int, int>> shapes;
+    for (int i = 0; i < 40; ++i) {
+      const std::string id = StrCat(i);
+      const int prompt = 1 + static_cast<int>(random() % (longest / 2));
+      const int output = 1 + static_cast<int>(random() % (longest / 2));
+      shapes[id] = {prompt, output};
+      driver.Submit(Request(id, prompt, output));
+      for (uint32_t step = random() % 40; step > 0; --step) driver.engine().Step();
+      if (random() % 4 == 0) {
+        driver.engine().CancelRequest(EngineDriver::kSession, StrCat(random() % (i + 1)), 1,
+                                      FinishReason::kCancelled, true);
+      }
+    }
+    ASSERT_TRUE(driver.RunAll(200'000));
+    for (const auto& [id, shape] : shapes) {
+      const Answer& answer = driver.answer(id);
+      if (!answer.refused.ok()) continue;
+      const auto count = static_cast<int>(answer.tokens.size());
+      EXPECT_EQ(answer.tokens, Counted(shape.first, count)) << id;
+      if (answer.finish == FinishReason::kLength) {
+        EXPECT_EQ(count, shape.second) << id;
+      } else {
+        EXPECT_EQ(answer.finish, FinishReason::kCancelled) << id;
+      }
+    }
+    EXPECT_EQ(driver.engine().Stats().load.kv_bytes_used, 0);
+  }
+}
+
+TEST(EngineTest, CreditsGrowAsRequestsEnd) {
+  CountingExecutor executor({});
+  EngineDriver driver(Options(), executor);
+  driver.engine().Step();
+  ASSERT_FALSE(driver.frames().empty());
+  EXPECT_EQ(driver.frames().back().credits.sequences, 12U);  // running_max + waiting_max
+  for (int i = 0; i < 12; ++i) driver.Submit(Request(StrCat(i), 10, 5));
+  ASSERT_TRUE(driver.RunAll());
+  EXPECT_EQ(driver.frames().back().credits.sequences, 24U);
+}
+
+}  // namespace
+}  // namespace facet::test

@@ -1,0 +1,381 @@
+#include "worker/engine/engine.h"
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "worker/engine/batch_builder.h"
+
+namespace facet::worker {
+namespace {
+
+DeviceState StateOf(const StepPlan& plan, const std::vector<Charge>& charges) {
+  bool prefill = false;
+  bool decode = false;
+  for (size_t i = 0; i < plan.chunks().size(); ++i) {
+    (charges[i].decode_ns > 0 ? decode : prefill) = true;
+  }
+  if (prefill && decode) return DeviceState::kMixed;
+  return decode ? DeviceState::kDecode : DeviceState::kPrefill;
+}
+
+const char* WasteReason(FinishReason reason) {
+  return reason == FinishReason::kDeadline ? "deadline_missed" : "client_gone";
+}
+
+// Weight of the newest step in the running means.
+constexpr double kNewest = 0.2;
+
+void MoveMean(double& mean, double value) {
+  mean = mean == 0 ? value : mean + kNewest * (value - mean);
+}
+
+}  // namespace
+
+Engine::Engine(const EngineOptions& options,
+               Executor& executor,
+               EngineSink& sink,
+               const Clock& clock)
+    : options_(options),
+      executor_(executor),
+      sink_(sink),
+      clock_(clock),
+      inbox_(options.inbox_max),
+      scheduler_(options.scheduler, executor.info().kv) {
+  FACET_CHECK_LE(options.scheduler.step_tokens_max, executor.info().step_tokens_max);
+  FACET_CHECK_LE(options.scheduler.running_max, executor.info().running_max);
+  stats_.Begin(clock.NowNs());
+}
+
+Engine::~Engine() { Stop(); }
+
+void Engine::Start() {
+  stats_.Spend(DeviceState::kLoading, clock_.NowNs());
+  thread_ = std::thread([this] { ThreadMain(); });
+}
+
+void Engine::Stop() {
+  inbox_.Close();
+  if (thread_.joinable()) thread_.join();
+}
+
+Status Engine::AddRequest(SequenceRequest request) {
+  if (inbox_.TryPush(std::move(request))) return absl::OkStatus();
+  return ResourceExhausted("the worker's inbox is full or closed");
+}
+
+void Engine::CancelRequest(
+    uint64_t session_id, std::string request_id, uint32_t epoch, FinishReason reason, bool wasted) {
+  // A full inbox drains within a step; the request then ends by its deadline or session instead.
+  if (!inbox_.TryPush(CancelCommand{session_id, std::move(request_id), epoch, reason, wasted})) {
+    Log(kWarning, "cancel dropped: inbox full");
+  }
+}
+
+void Engine::OpenSession(uint64_t session_id) {
+  if (!inbox_.TryPush(OpenCommand{session_id})) Log(kWarning, "session dropped: inbox full");
+}
+
+void Engine::CloseSession(uint64_t session_id) {
+  if (!inbox_.TryPush(CloseCommand{session_id})) Log(kWarning, "close dropped: inbox full");
+}
+
+void Engine::Drain(std::function<void()> on_drained) {
+  if (!inbox_.TryPush(DrainCommand{std::move(on_drained)})) {
+    Log(kWarning, "drain dropped: inbox full");
+  }
+}
+
+void Engine::ThreadMain() {
+  engine_thread_.Rebind();
+  while (true) {
+    if (Step()) continue;
+    if (inbox_.closed()) return;
+    // Deadlines of waiting sequences cannot pass here: with nothing to compute nothing waits.
+    TakeCommands(inbox_.WaitAndDrain());
+  }
+}
+
+bool Engine::Step() {
+  engine_thread_.Check();
+  TakeCommands(inbox_.Drain());
+  ExpireDeadlines();
+  if (inbox_.closed() && in_flight_.empty()) return false;
+
+  StepPlan plan = scheduler_.Schedule(/*may_preempt=*/in_flight_.empty());  // 5 schedule
+  const bool planned = !plan.empty();
+  if (planned) SubmitStep(std::move(plan));  // 6 execute
+  const bool overlap_is_full = in_flight_.size() == 2;
+  if (overlap_is_full || (!planned && !in_flight_.empty())) {
+    FinishStep();  // 7 publish
+    return true;
+  }
+  return planned;
+}
+
+void Engine::SubmitStep(StepPlan plan) {
+  const StepBatch batch = BuildBatch(plan);
+  if (in_flight_.empty()) {
+    const int64_t now_ns = clock_.NowNs();
+    stats_.Update([&](EngineStats& stats) { stats.step_start_ns = now_ns; });
+  }
+  const Ticket ticket = executor_.Submit(batch);
+  in_flight_.push_back({.ticket = ticket, .plan = std::move(plan), .step = ++num_steps_});
+}
+
+void Engine::FinishStep() {
+  InFlight step = std::move(in_flight_.front());
+  StepResult result = executor_.Await(step.ticket);
+  in_flight_.pop_front();
+  std::map<uint64_t, StepFrame> frames = Commit(step, result);
+  scheduler_.OnStepDone(step.plan);
+  ForgetFinished();
+  Publish(std::move(frames), step.step, result.device_ns);
+}
+
+std::map<uint64_t, StepFrame> Engine::Commit(const InFlight& step, StepResult& result) {
+  const int64_t now_ns = clock_.NowNs();
+  const DeviceState state = StateOf(step.plan, ChargeStep(step.plan, result.device_ns));
+  const int64_t busy_ns = stats_.SpendStep(state, result.device_ns, now_ns);
+  const std::vector<Charge> charges = ChargeStep(step.plan, busy_ns);
+  std::map<uint64_t, StepFrame> frames;
+  int64_t recomputed_ns = 0;
+  for (size_t i = 0; i < charges.size(); ++i) {
+    const PlannedChunk& chunk = step.plan.chunks()[i];
+    recomputed_ns += charges[i].recomputed_ns;
+    TokenDelta delta = CommitRow(chunk, result.rows[i], charges[i]);
+    frames[chunk.sequence->request().session_id].deltas.push_back(std::move(delta));
+  }
+  stats_.Update([&](EngineStats& stats) {
+    ++stats.steps;
+    stats.step_start_ns = in_flight_.empty() ? 0 : now_ns;
+    stats.load.busy_ns_total += busy_ns;
+    stats.preemptions = scheduler_.num_preemptions();
+    if (recomputed_ns > 0) stats.wasted_ns["preempt_recompute"] += recomputed_ns;
+    MoveMean(stats.step_ms_predicted, static_cast<double>(busy_ns) / 1e6);
+    if (state == DeviceState::kPrefill && busy_ns > 0) {
+      MoveMean(stats.load.prefill_tokens_per_second,
+               step.plan.num_tokens() * 1e9 / static_cast<double>(busy_ns));
+    }
+  });
+  return frames;
+}
+
+TokenDelta Engine::CommitRow(const PlannedChunk& chunk, RowResult& row, const Charge& charge) {
+  Sequence& seq = *chunk.sequence;
+  const SequenceRequest& request = seq.request();
+  TokenDelta delta{.request_id = request.request_id,
+                   .epoch = request.epoch,
+                   .first_position = seq.num_published,
+                   .prefill_ns = charge.prefill_ns,
+                   .decode_ns = charge.decode_ns,
+                   .cost_nano_usd = Bill(seq, charge)};
+  if (chunk.samples) --seq.num_pending;
+  if (seq.state == SequenceState::kFinished) {
+    // It was planned before its end was known.
+    stats_.Update([&](EngineStats& stats) {
+      stats.wasted_ns["overrun"] += charge.prefill_ns + charge.decode_ns;
+    });
+  }
+  // What is drawn for a sequence that has ended meanwhile is thrown away.
+  if (!chunk.samples || seq.state == SequenceState::kFinished) return delta;
+  if (!row.finite) {
+    scheduler_.Finish(seq, FinishReason::kError);
+    delta.finish = FinishReason::kError;
+    return delta;
+  }
+  seq.Append(row.token);
+  delta.token_ids.push_back(row.token);
+  if (request.sampling.num_logprobs > 0) delta.logprobs.push_back(std::move(row));
+  ++seq.num_published;
+  stats_.Update([&](EngineStats& stats) { ++stats.tenants[request.tenant].output_tokens; });
+  const bool stop = std::find(request.stop_ids.begin(), request.stop_ids.end(),
+                              delta.token_ids[0]) != request.stop_ids.end();
+  if (stop) {
+    scheduler_.Finish(seq, FinishReason::kStop);
+  } else if (seq.num_generated() >= request.new_tokens_max) {
+    scheduler_.Finish(seq, FinishReason::kLength);
+  }
+  delta.finish = seq.finish;
+  return delta;
+}
+
+int64_t Engine::Bill(const Sequence& seq, const Charge& charge) {
+  const auto it = accounts_.find(&seq);
+  FACET_CHECK(it != accounts_.end());
+  Account& account = it->second;
+  const auto cost = [&](int64_t ns) { return CostNanoUsd(ns, options_.price_usd_per_hour); };
+  const int64_t prefill_usd =
+      cost(account.prefill_ns + charge.prefill_ns) - cost(account.prefill_ns);
+  const int64_t decode_usd = cost(account.decode_ns + charge.decode_ns) - cost(account.decode_ns);
+  account.prefill_ns += charge.prefill_ns;
+  account.decode_ns += charge.decode_ns;
+  stats_.Update([&](EngineStats& stats) {
+    TenantUse& use = stats.tenants[seq.request().tenant];
+    use.prefill_ns += charge.prefill_ns;
+    use.decode_ns += charge.decode_ns;
+    use.prefill_nano_usd += prefill_usd;
+    use.decode_nano_usd += decode_usd;
+  });
+  return prefill_usd + decode_usd;
+}
+
+void Engine::Publish(std::map<uint64_t, StepFrame> frames, uint64_t step, int64_t step_ns) {
+  const Load load = CurrentLoad();
+  std::map<uint64_t, Credits> credits;
+  for (auto& [session_id, session] : sessions_) {
+    StepFrame& frame = frames[session_id];
+    frame.session_id = session_id;
+    frame.step = step;
+    frame.step_ns = step_ns;
+    frame.credits = Grant(session);
+    frame.load = load;
+    credits[session_id] = frame.credits;
+  }
+  stats_.Update([&](EngineStats& stats) {
+    stats.load = load;
+    stats.credits = std::move(credits);
+  });
+  for (auto& [session_id, frame] : frames) {
+    if (sessions_.contains(session_id)) sink_.OnStepFrame(std::move(frame));
+  }
+  const bool idle = scheduler_.num_running() + scheduler_.num_waiting() == 0 && in_flight_.empty();
+  if (draining_ && idle && on_drained_) std::exchange(on_drained_, nullptr)();
+}
+
+void Engine::TakeCommands(std::vector<Command> commands) {
+  for (Command& command : commands) {
+    std::visit([this](auto& one) { OnCommand(one); }, command);
+  }
+  if (commands.empty() || !in_flight_.empty()) return;
+  // Sessions learn of their credits at once, not only with the next step.
+  Publish({}, num_steps_, 0);
+}
+
+void Engine::OnCommand(SequenceRequest& request) {
+  const uint64_t session_id = request.session_id;
+  const auto prompt_tokens = request.prompt_ids.size();
+  Refusal refusal{
+      .session_id = session_id, .request_id = request.request_id, .epoch = request.epoch};
+  const auto session = sessions_.find(session_id);
+  if (session == sessions_.end()) return;  // Its stream has ended meanwhile.
+  session->second.submitted_sequences += 1;
+  session->second.submitted_tokens += prompt_tokens;
+  const std::string id = request.request_id;
+  const std::string tenant = request.tenant;
+  refusal.status = draining_ ? Unavailable("the worker drains")
+                             : scheduler_.Add(std::move(request), clock_.NowNs());
+  if (!refusal.status.ok()) {
+    sink_.OnRefusal(std::move(refusal));
+    return;
+  }
+  accounts_[scheduler_.Find(session_id, id)] = Account{};
+  stats_.Update([&](EngineStats& stats) { stats.tenants[tenant].prompt_tokens += prompt_tokens; });
+}
+
+void Engine::OnCommand(CancelCommand& command) {
+  Sequence* seq = scheduler_.Find(command.session_id, command.request_id);
+  if (seq == nullptr || seq->request().epoch != command.epoch ||
+      seq->state == SequenceState::kFinished) {
+    return;
+  }
+  const Account& account = accounts_[seq];
+  if (command.wasted) {
+    stats_.Update([&](EngineStats& stats) {
+      stats.wasted_ns[WasteReason(command.reason)] += account.prefill_ns + account.decode_ns;
+    });
+  }
+  EndNow(*seq, command.reason);
+}
+
+void Engine::OnCommand(OpenCommand& command) { sessions_[command.session_id] = Session{}; }
+
+void Engine::OnCommand(CloseCommand& command) {
+  for (Sequence* seq : scheduler_.Alive()) {
+    if (seq->request().session_id != command.session_id) continue;
+    CancelCommand cancel{command.session_id, seq->id(), seq->request().epoch,
+                         FinishReason::kCancelled, /*wasted=*/true};
+    OnCommand(cancel);
+  }
+  sessions_.erase(command.session_id);
+}
+
+void Engine::OnCommand(DrainCommand& command) {
+  draining_ = true;
+  on_drained_ = std::move(command.on_drained);
+  stats_.Spend(DeviceState::kIdle, clock_.NowNs());
+  stats_.Update([](EngineStats& stats) { stats.draining = true; });
+}
+
+void Engine::ExpireDeadlines() {
+  const int64_t now = clock_.UnixNs();
+  for (Sequence* seq : scheduler_.Alive()) {
+    const int64_t deadline = seq->request().deadline_unix_ns;
+    if (deadline == 0 || now < deadline) continue;
+    CancelCommand cancel{seq->request().session_id, seq->id(), seq->request().epoch,
+                         FinishReason::kDeadline, /*wasted=*/true};
+    OnCommand(cancel);
+  }
+}
+
+void Engine::EndNow(Sequence& seq, FinishReason reason) {
+  const SequenceRequest& request = seq.request();
+  StepFrame frame{.session_id = request.session_id, .step = num_steps_};
+  frame.deltas.push_back({.request_id = request.request_id,
+                          .epoch = request.epoch,
+                          .first_position = seq.num_published,
+                          .finish = reason});
+  scheduler_.Finish(seq, reason);
+  ForgetFinished();
+  const auto session = sessions_.find(frame.session_id);
+  if (session == sessions_.end()) return;
+  frame.credits = Grant(session->second);
+  frame.load = CurrentLoad();
+  sink_.OnStepFrame(std::move(frame));
+}
+
+void Engine::ForgetFinished() {
+  for (const std::unique_ptr<Sequence>& seq : scheduler_.TakeFinished()) {
+    accounts_.erase(seq.get());
+    stats_.Update([&](EngineStats& stats) { ++stats.finished[NameOf(seq->finish)]; });
+  }
+}
+
+// Free places and a prompt budget, divided among sessions. Totals never go back: what was granted
+// stays granted.
+Credits Engine::Grant(Session& session) {
+  const SchedulerOptions& options = options_.scheduler;
+  const auto num_sessions = std::max<int64_t>(1, static_cast<int64_t>(sessions_.size()));
+  const int64_t held = scheduler_.num_running() + scheduler_.num_waiting();
+  const int64_t free_places =
+      draining_ ? 0 : std::max<int64_t>(0, options.running_max + options.waiting_max - held);
+  const int64_t prompt_budget =
+      draining_ ? 0
+                : std::max<int64_t>(0, context_tokens_max() - scheduler_.prefill_tokens_waiting());
+  // One place each at least, so that a session is never starved by the others' shares.
+  const int64_t places = free_places == 0 ? 0 : std::max<int64_t>(1, free_places / num_sessions);
+  session.granted.sequences =
+      std::max(session.granted.sequences, session.submitted_sequences + places);
+  session.granted.prefill_tokens = std::max(
+      session.granted.prefill_tokens, session.submitted_tokens + prompt_budget / num_sessions);
+  return session.granted;
+}
+
+Load Engine::CurrentLoad() const {
+  const EngineStats stats = stats_.Snapshot(clock_);
+  Load load = stats.load;
+  load.sequences_running = scheduler_.num_running();
+  load.sequences_waiting = scheduler_.num_waiting();
+  load.prefill_tokens_waiting = scheduler_.prefill_tokens_waiting();
+  load.kv_bytes_used = scheduler_.blocks().used_bytes();
+  load.kv_bytes_total = scheduler_.blocks().total_bytes();
+  load.step_ms_predicted = stats.step_ms_predicted;
+  load.prompt_tokens_total = 0;
+  load.output_tokens_total = 0;
+  for (const auto& [tenant, use] : stats.tenants) {
+    load.prompt_tokens_total += use.prompt_tokens;
+    load.output_tokens_total += use.output_tokens;
+  }
+  return load;
+}
+
+}  // namespace facet::worker

@@ -1,0 +1,161 @@
+// The engine: one thread that turns requests into steps of the model and steps into tokens.
+//
+// Threads post commands into a bounded inbox; the engine thread owns everything else. It waits on
+// the inbox only when there is nothing to compute. Two steps overlap: while one runs on the device,
+// the next is planned, with the tokens that the first will draw standing for themselves ("this
+// slot's last sample"). Tokens drawn past a stop are thrown away.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "base/bounded_queue.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "base/thread_checker.h"
+#include "worker/engine/charge.h"
+#include "worker/engine/engine_stats.h"
+#include "worker/engine/scheduler.h"
+#include "worker/engine/step_frame.h"
+#include "worker/executor/executor.h"
+
+namespace facet::worker {
+
+struct EngineOptions {
+  SchedulerOptions scheduler;
+  double price_usd_per_hour = 0;
+  size_t inbox_max = 4096;
+};
+
+class Engine {
+ public:
+  // executor, sink and clock must outlive the engine. Start() begins the thread.
+  Engine(const EngineOptions& options, Executor& executor, EngineSink& sink, const Clock& clock);
+  ~Engine();
+
+  void Start();
+
+  // From any thread. RESOURCE_EXHAUSTED at once if the inbox is full; later answers go to the sink.
+  Status AddRequest(SequenceRequest request);
+  void CancelRequest(uint64_t session_id,
+                     std::string request_id,
+                     uint32_t epoch,
+                     FinishReason reason,
+                     bool wasted);
+  void OpenSession(uint64_t session_id);
+  // Cancels everything that the session has.
+  void CloseSession(uint64_t session_id);
+
+  // No new requests; what runs is finished. on_drained is called on the engine thread.
+  void Drain(std::function<void()> on_drained);
+
+  // Ends the thread after the steps in flight; sequences that run are dropped.
+  void Stop();
+
+  // The longest prompt plus output that is accepted.
+  int32_t context_tokens_max() const { return scheduler_.context_tokens_max(); }
+
+  // The device is held since then, and was loading until Start().
+  void SetHeldSince(int64_t held_since_ns) { stats_.Begin(held_since_ns); }
+
+  // As of the last step's end; from any thread.
+  EngineStats Stats() const { return stats_.Snapshot(clock_); }
+
+  // One turn of the loop: take commands, plan and submit a step, wait for the step before it and
+  // publish its tokens. Returns false if there was nothing to do. For the thread and for tests that
+  // drive the engine themselves.
+  bool Step();
+
+ private:
+  struct CancelCommand {
+    uint64_t session_id;
+    std::string request_id;
+    uint32_t epoch;
+    FinishReason reason;
+    bool wasted;
+  };
+
+  struct OpenCommand {
+    uint64_t session_id;
+  };
+
+  struct CloseCommand {
+    uint64_t session_id;
+  };
+
+  struct DrainCommand {
+    std::function<void()> on_drained;
+  };
+
+  using Command =
+      std::variant<SequenceRequest, CancelCommand, OpenCommand, CloseCommand, DrainCommand>;
+
+  struct InFlight {
+    Ticket ticket = 0;
+    StepPlan plan;
+    uint64_t step = 0;
+  };
+
+  // What a session was granted and what it has used.
+  struct Session {
+    uint64_t submitted_sequences = 0;
+    uint64_t submitted_tokens = 0;
+    Credits granted;
+  };
+
+  // A sequence's running totals for its bill.
+  struct Account {
+    int64_t prefill_ns = 0;
+    int64_t decode_ns = 0;
+  };
+
+  void ThreadMain();
+  void TakeCommands(std::vector<Command> commands);
+  void OnCommand(SequenceRequest& request);
+  void OnCommand(CancelCommand& command);
+  void OnCommand(OpenCommand& command);
+  void OnCommand(CloseCommand& command);
+  void OnCommand(DrainCommand& command);
+  void ExpireDeadlines();
+
+  void SubmitStep(StepPlan plan);
+  void FinishStep();
+  // Appends the step's tokens to their sequences and decides which of them end.
+  std::map<uint64_t, StepFrame> Commit(const InFlight& step, StepResult& result);
+  TokenDelta CommitRow(const PlannedChunk& chunk, RowResult& row, const Charge& charge);
+  void Publish(std::map<uint64_t, StepFrame> frames, uint64_t step, int64_t step_ns);
+  // Ends a sequence outside a step and tells its session.
+  void EndNow(Sequence& seq, FinishReason reason);
+  void ForgetFinished();
+  Credits Grant(Session& session);
+  Load CurrentLoad() const;
+  // Adds a step's charge to the sequence's account; returns what it costs.
+  int64_t Bill(const Sequence& seq, const Charge& charge);
+
+  const EngineOptions options_;
+  Executor& executor_;
+  EngineSink& sink_;
+  const Clock& clock_;
+  ThreadChecker engine_thread_;
+  BoundedQueue<Command> inbox_;
+  Scheduler scheduler_;
+  std::deque<InFlight> in_flight_;
+  std::map<uint64_t, Session> sessions_;
+  std::map<const Sequence*, Account> accounts_;
+  uint64_t num_steps_ = 0;
+  bool draining_ = false;
+  std::function<void()> on_drained_;
+  StatsBoard stats_;
+  std::thread thread_;
+};
+
+}  // namespace facet::worker

@@ -1,0 +1,45 @@
+#include "worker/engine/engine_stats.h"
+
+#include <algorithm>
+
+namespace facet::worker {
+
+void StatsBoard::Begin(int64_t held_since_ns) {
+  absl::MutexLock lock(&mutex_);
+  begin_ns_ = held_since_ns;
+  spent_until_ns_ = held_since_ns;
+}
+
+void StatsBoard::Spend(DeviceState state, int64_t now_ns) {
+  absl::MutexLock lock(&mutex_);
+  stats_.state_ns[static_cast<int>(state)] += now_ns - spent_until_ns_;
+  spent_until_ns_ = now_ns;
+  stats_.held_ns = now_ns - begin_ns_;
+}
+
+int64_t StatsBoard::SpendStep(DeviceState state, int64_t device_ns, int64_t now_ns) {
+  absl::MutexLock lock(&mutex_);
+  const int64_t elapsed_ns = now_ns - spent_until_ns_;
+  const int64_t busy_ns = std::min(device_ns, elapsed_ns);
+  const DeviceState rest = stats_.draining ? DeviceState::kDrain : DeviceState::kIdle;
+  stats_.state_ns[static_cast<int>(state)] += busy_ns;
+  stats_.state_ns[static_cast<int>(rest)] += elapsed_ns - busy_ns;
+  spent_until_ns_ = now_ns;
+  stats_.held_ns = now_ns - begin_ns_;
+  return busy_ns;
+}
+
+EngineStats StatsBoard::Snapshot(const Clock& clock) const {
+  absl::MutexLock lock(&mutex_);
+  EngineStats stats = stats_;
+  if (stats.step_start_ns == 0) {
+    const int64_t now_ns = clock.NowNs();
+    const DeviceState state = stats.draining ? DeviceState::kDrain : DeviceState::kIdle;
+    stats.state_ns[static_cast<int>(state)] += now_ns - spent_until_ns_;
+    stats.held_ns = now_ns - begin_ns_;
+  }
+  stats.load.held_ns_total = stats.held_ns;
+  return stats;
+}
+
+}  // namespace facet::worker

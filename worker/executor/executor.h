@@ -1,0 +1,46 @@
+// What the engine drives: it knows batches of tokens, nothing of sequences or requests.
+//
+// One ticket may be in flight while the next step is planned: Submit(a), plan b, Submit(b),
+// Await(a), … is legal, more than two unawaited tickets are not. Steps run in the order of Submit.
+// Nothing that a ticket refers to (blocks, slots) may be freed or reused before its Await.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "worker/kv/kv_layout.h"
+#include "worker/model/step_batch.h"
+
+namespace facet::worker {
+
+using Ticket = int64_t;
+
+struct ExecutorInfo {
+  KvLayout kv;
+  int32_t vocab = 0;
+  int32_t context_tokens_max = 0;  // Positions the model was made for.
+  int32_t running_max = 0;         // Slots.
+  int32_t step_tokens_max = 0;     // Tokens of one step.
+  std::string numerics_id;         // design.md 4
+};
+
+class Executor {
+ public:
+  virtual ~Executor() = default;
+
+  // Constant from construction on.
+  virtual const ExecutorInfo& info() const = 0;
+
+  // Enqueues one step. The batch may be changed or destroyed after the call.
+  virtual Ticket Submit(const StepBatch& batch) = 0;
+
+  // Restricts what a row of a submitted step may sample: one bit per vocabulary id, 1 = allowed.
+  // Due once for each row with awaits_mask; the step's sampling waits for it.
+  virtual void ProvideMask(Ticket ticket, int32_t row, std::span<const uint32_t> mask) = 0;
+
+  // Waits for the step's end; every ticket is awaited once, in order.
+  virtual StepResult Await(Ticket ticket) = 0;
+};
+
+}  // namespace facet::worker

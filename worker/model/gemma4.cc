@@ -1,0 +1,134 @@
+#include "worker/model/gemma4.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "kernels/misreading.h"
+#include "worker/model/attention.h"
+#include "worker/model/mlp.h"
+#include "worker/model/moe.h"
+#include "worker/model/per_layer_embedding.h"
+
+namespace facet::worker {
+namespace {
+
+using kernels::ConstTensorView;
+using kernels::DType;
+using kernels::Misread;
+using kernels::Misreading;
+using kernels::TensorView;
+
+DeviceVector UploadFrequencies(const RopeShape& rope,
+                               const std::vector<LayerShape>& layers,
+                               bool full,
+                               kernels::Backend& backend) {
+  const auto layer = std::find_if(layers.begin(), layers.end(),
+                                  [&](const LayerShape& shape) { return shape.full == full; });
+  DeviceVector vector;
+  if (layer == layers.end()) return vector;
+  const std::vector<float> frequencies = InverseFrequencies(rope, layer->head_dim);
+  const auto size = static_cast<int64_t>(frequencies.size());
+  vector.buffer =
+      backend.Upload(ConstTensorView(frequencies.data(), DType::kF32, {size}), DType::kF32);
+  vector.view = ConstTensorView(vector.buffer.data(), DType::kF32, {size});
+  return vector;
+}
+
+}  // namespace
+
+Gemma4::Gemma4(const Gemma4Config& config,
+               Gemma4Weights weights,
+               DType dtype,
+               kernels::Backend& backend,
+               int32_t step_tokens_max)
+    : config_(config),
+      weights_(std::move(weights)),
+      dtype_(dtype),
+      backend_(backend),
+      buffers_(config, dtype, backend, step_tokens_max),
+      sliding_inv_freq_(UploadFrequencies(config.sliding_rope, config.layers, false, backend)),
+      full_inv_freq_(UploadFrequencies(config.full_rope, config.layers, true, backend)) {}
+
+std::vector<KvLayerShape> Gemma4::KvShapes(const Gemma4Config& config, DType dtype) {
+  std::vector<KvLayerShape> shapes;
+  for (const LayerShape& layer : config.layers) {
+    shapes.push_back({.geometry = layer.full ? KvGeometry::kFull : KvGeometry::kSliding,
+                      .owns = !layer.shares_kv,
+                      .owner = layer.kv_layer,
+                      .bytes_per_token = int64_t{2} * layer.num_kv_heads * layer.head_dim *
+                                         kernels::SizeOf(dtype)});
+  }
+  return shapes;
+}
+
+ConstTensorView Gemma4::Forward(const ForwardInput& input, const KvCache& kv) {
+  const auto num_tokens = static_cast<int64_t>(input.ids.size());
+  FACET_CHECK_LE(num_tokens, buffers_.step_tokens_max);
+  StepState state{.buffers = buffers_,
+                  .num_tokens = num_tokens,
+                  .sliding_rows = input.sliding_rows,
+                  .full_rows = input.full_rows};
+  state.hidden = state.View(buffers_.hidden, config_.hidden);
+  state.branch = state.View(buffers_.branch, config_.hidden);
+
+  Embed(input, state);
+  for (int32_t i = 0; i < config_.num_layers; ++i) Layer(i, state, kv);
+  return Head(input, state);
+}
+
+// Placeholder ids of images, audio and video are embedded as pad in text, in both tables.
+void Gemma4::Embed(const ForwardInput& input, StepState& state) {
+  embedded_ids_.assign(input.ids.begin(), input.ids.end());
+  for (int32_t& id : embedded_ids_) {
+    const auto& placeholders = config_.placeholder_ids;
+    const bool placeholder =
+        std::find(placeholders.begin(), placeholders.end(), id) != placeholders.end();
+    if (placeholder && !Misread(Misreading::kPlaceholderKept)) id = config_.pad_id;
+  }
+  const ConstTensorView ids(embedded_ids_.data(), DType::kI32, {state.num_tokens});
+  float scale = kernels::RoundTo(dtype_, std::sqrt(static_cast<float>(config_.hidden)));
+  if (Misread(Misreading::kEmbeddingScaleIgnored)) scale = 1;
+  if (Misread(Misreading::kEmbeddingScaleRounded)) scale = kernels::RoundToBf16(scale);
+  backend_.Embed({.ids = ids, .table = weights_.embedding, .scale = scale, .hidden = state.hidden});
+  if (config_.has_ple()) {
+    state.ple =
+        state.View(buffers_.ple, static_cast<int64_t>(config_.num_layers) * config_.ple_size);
+    PerLayerInputs(backend_, config_, weights_, ids, state);
+  }
+}
+
+void Gemma4::Layer(int32_t i, StepState& state, const KvCache& kv) {
+  const LayerShape& shape = config_.layers[i];
+  const LayerWeights& weights = weights_.layers[i];
+  Attention(backend_,
+            {.config = config_,
+             .shape = shape,
+             .weights = weights,
+             .inv_freq = shape.full ? full_inv_freq_.view : sliding_inv_freq_.view,
+             .kv = kv.View(i)},
+            state);
+  if (config_.has_experts()) {
+    Moe(backend_, config_, shape, weights, state);
+    return;
+  }
+  Mlp(backend_, config_, shape, weights, state);
+  if (config_.has_ple()) InjectPerLayerInput(backend_, config_, i, weights, state);
+}
+
+ConstTensorView Gemma4::Head(const ForwardInput& input, const StepState& state) {
+  const auto num_rows = static_cast<int64_t>(input.logits_rows.size());
+  const int64_t bytes = num_rows * config_.vocab * kernels::SizeOf(DType::kF32);
+  if (logits_.bytes() < bytes) logits_ = backend_.Allocate(bytes);
+  const TensorView logits(logits_.data(), DType::kF32, {num_rows, config_.vocab});
+  backend_.Head({.hidden = state.hidden,
+                 .norm_weight = weights_.final_norm.view,
+                 .weight = weights_.head_weight(),
+                 .rows = ConstTensorView(input.logits_rows.data(), DType::kI32, {num_rows}),
+                 .logits = logits,
+                 .eps = config_.eps,
+                 .softcap = config_.softcap});
+  return logits;
+}
+
+}  // namespace facet::worker

@@ -1,0 +1,64 @@
+// The model: token ids in, hidden states through every layer, logits out. gemma4.cc is the layer
+// loop that a reader can hold against transformers' modeling_gemma4.py; what a layer does is in
+// {attention,mlp,moe,per_layer_embedding}.cc beside it.
+//
+// It keeps no state between calls but its scratch: keys and values live in the KvCache that a call
+// names. One thread drives it, the one that drives its backend.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "worker/kv/kv_cache.h"
+#include "worker/model/gemma4_config.h"
+#include "worker/model/step_state.h"
+#include "worker/model/weights.h"
+
+namespace facet::worker {
+
+// The tokens of one step, already resolved: ids known, block ids turned into offsets.
+struct ForwardInput {
+  std::span<const int32_t> ids;
+  // The same rows for each geometry; only the block tables differ.
+  std::span<const kernels::AttentionRow> sliding_rows;
+  std::span<const kernels::AttentionRow> full_rows;
+  std::span<const int32_t> logits_rows;  // Tokens that want logits, ascending.
+};
+
+class Gemma4 {
+ public:
+  // The backend must outlive the model. dtype is that of the weights.
+  Gemma4(const Gemma4Config& config,
+         Gemma4Weights weights,
+         kernels::DType dtype,
+         kernels::Backend& backend,
+         int32_t step_tokens_max);
+
+  const Gemma4Config& config() const { return config_; }
+
+  // What each layer stores of a token, for the KV cache.
+  static std::vector<KvLayerShape> KvShapes(const Gemma4Config& config, kernels::DType dtype);
+
+  // Runs every layer over at most step_tokens_max tokens. Returns [logits_rows, vocab], f32, valid
+  // until the next call.
+  kernels::ConstTensorView Forward(const ForwardInput& input, const KvCache& kv);
+
+ private:
+  void Embed(const ForwardInput& input, StepState& state);
+  void Layer(int32_t i, StepState& state, const KvCache& kv);
+  kernels::ConstTensorView Head(const ForwardInput& input, const StepState& state);
+
+  const Gemma4Config config_;
+  const Gemma4Weights weights_;
+  const kernels::DType dtype_;
+  kernels::Backend& backend_;
+  StepBuffers buffers_;
+  DeviceVector sliding_inv_freq_;
+  DeviceVector full_inv_freq_;
+  std::vector<int32_t> embedded_ids_;
+  kernels::Buffer logits_;
+};
+
+}  // namespace facet::worker
