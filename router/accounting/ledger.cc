@@ -1,0 +1,56 @@
+#include "router/accounting/ledger.h"
+
+#include "base/log.h"
+#include "proto/grpc_status.h"
+
+namespace facet::router {
+
+void Ledger::Record(const UsageRecord& record) {
+  const v1::Usage& usage = record.usage;
+  const std::string code = CodeName(record.status.code());
+  {
+    auto metrics = metrics_.Write();
+    const auto count = [&](std::string_view kind, int64_t tokens) {
+      metrics->tokens.At(record.model, record.tenant, kind).Add(tokens);
+    };
+    metrics->requests.At(record.model, code).Add(1);
+    if (record.attempts > 0) {
+      count("prompt", usage.prompt_tokens());
+      count("output", usage.completion_tokens() - usage.thinking_tokens());
+      count("output_thinking", usage.thinking_tokens());
+      metrics->charged.At(record.model, record.tenant).Add(usage.cost_nano_usd());
+      metrics->request_time.At(record.model).Observe(usage.total_ms() / 1000);
+    }
+    if (record.status.ok() && usage.completion_tokens() > 1) {
+      metrics->tpot.At(record.model).Observe(usage.tpot_ms() / 1000);
+    }
+  }
+  Log(kInfo, "request finished",
+      {{"request_id", record.request_id},
+       {"model", record.model},
+       {"tenant", record.tenant},
+       {"worker", record.worker},
+       {"numerics_id", record.numerics_id},
+       {"attempts", record.attempts},
+       {"code", code},
+       {"reason", ReasonOf(record.status)},
+       {"finish", v1::FinishReason_Name(record.finish_reason)},
+       {"prompt_tokens", usage.prompt_tokens()},
+       {"completion_tokens", usage.completion_tokens()},
+       {"thinking_tokens", usage.thinking_tokens()},
+       {"prefill_device_ns", usage.prefill_device_ns()},
+       {"decode_device_ns", usage.decode_device_ns()},
+       {"cost_nano_usd", usage.cost_nano_usd()},
+       {"queue_ms", usage.queue_ms()},
+       {"ttft_ms", usage.ttft_ms()},
+       {"tpot_ms", usage.tpot_ms()},
+       {"total_ms", usage.total_ms()}});
+}
+
+void Ledger::ChargeLate(const std::string& model,
+                        const std::string& tenant,
+                        int64_t cost_nano_usd) {
+  metrics_.Write()->charged.At(model, tenant).Add(cost_nano_usd);
+}
+
+}  // namespace facet::router

@@ -1,0 +1,44 @@
+// One record for each request that ended: a log line and the counters, which therefore agree.
+//
+// Any thread may record.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/metrics.h"
+#include "base/status.h"
+#include "facet/v1/inference.pb.h"
+#include "metrics_registry.h"
+
+namespace facet::router {
+
+// What one request used and how it ended. Never its text.
+struct UsageRecord {
+  std::string request_id;
+  std::string model;
+  std::string tenant;
+  std::string worker;  // "pool/index" of the last attempt; empty if none began.
+  std::string numerics_id;
+  uint32_t attempts = 0;
+  Status status;  // The answer's.
+  v1::FinishReason finish_reason = v1::FINISH_REASON_UNSPECIFIED;
+  v1::Usage usage;
+};
+
+class Ledger {
+ public:
+  // The page must outlive the ledger.
+  explicit Ledger(MetricsPage<RouterMetrics>& metrics) : metrics_(metrics) {}
+
+  void Record(const UsageRecord& record);
+
+  // A charge that came after the request's record: in the counters, so that their sums equal the
+  // workers', but in no record.
+  void ChargeLate(const std::string& model, const std::string& tenant, int64_t cost_nano_usd);
+
+ private:
+  MetricsPage<RouterMetrics>& metrics_;
+};
+
+}  // namespace facet::router

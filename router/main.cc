@@ -1,0 +1,96 @@
+// facet-router: reads the cluster's config, serves, and on SIGTERM or SIGINT drains and ends.
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <random>
+#include <string>
+
+#include "base/log.h"
+#include "proto/config_file.h"
+#include "proto/grpc_log.h"
+#include "router/router_server.h"
+
+namespace facet::router {
+namespace {
+
+struct Flags {
+  std::string config;
+  std::string grpc_address;
+  std::string http_address;
+  std::string metrics_address;
+  std::string log_level = "info";
+};
+
+uint64_t RandomSeed() {
+  std::random_device device;
+  return (static_cast<uint64_t>(device()) << 32) | device();
+}
+
+// The signals that end the process, blocked in every thread so that main can wait for them.
+sigset_t BlockEndSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  return signals;
+}
+
+Status Serve(const Flags& flags) {
+  LogLevel level = kInfo;
+  if (!ParseLogLevel(flags.log_level, &level)) {
+    return InvalidArgument("--log-level is ", flags.log_level,
+                           "; it must be debug, info, warning or error");
+  }
+  SetLogLevel(level);
+  LogGrpcAsEvents();
+  const sigset_t signals = BlockEndSignals();
+  std::signal(SIGPIPE, SIG_IGN);
+  FACET_ASSIGN_OR_RETURN(v1::ClusterConfig config, ReadClusterConfig(flags.config));
+  v1::RouterConfig& router = *config.mutable_router();
+  if (!flags.grpc_address.empty()) router.set_grpc_address(flags.grpc_address);
+  if (!flags.http_address.empty()) router.set_http_address(flags.http_address);
+  if (!flags.metrics_address.empty()) router.set_metrics_address(flags.metrics_address);
+  RouterOptions options;
+  options.random_seed = RandomSeed();
+  FACET_ASSIGN_OR_RETURN(const auto server, RouterServer::Start(config, options));
+  Log(kInfo, "router listens",
+      {{"grpc_port", server->grpc_port()},
+       {"http_port", server->http_port()},
+       {"metrics_port", server->metrics_port()},
+       {"models", config.models_size()}});
+  int signal = 0;
+  sigwait(&signals, &signal);
+  Log(kInfo, "router ends", {{"signal", signal}});
+  server->Drain();
+  return absl::OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  Flags flags;
+  CLI::App app("Routes requests for Gemma models to workers: gRPC and an OpenAI-compatible API.",
+               "facet-router");
+  app.add_option("--config", flags.config, "The cluster's YAML file")->required();
+  app.add_option("--grpc-address", flags.grpc_address, "host:port, instead of the config's");
+  app.add_option("--http-address", flags.http_address, "host:port or off, likewise");
+  app.add_option("--metrics-address", flags.metrics_address, "host:port or off, likewise");
+  app.add_option("--log-level", flags.log_level, "debug, info, warning or error");
+  CLI11_PARSE(app, argc, argv);
+  const Status status = Serve(flags);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "facet-router: %s\n", MessageOf(status).c_str());
+  return 1;
+}
+
+}  // namespace
+}  // namespace facet::router
+
+int main(int argc, char** argv) {
+  try {
+    return facet::router::Main(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "facet-router: %s\n", error.what());
+    return 1;
+  }
+}

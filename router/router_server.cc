@@ -1,0 +1,57 @@
+#include "router/router_server.h"
+
+#include <utility>
+
+namespace facet::router {
+
+StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::ClusterConfig& config,
+                                                            const RouterOptions& options) {
+  FACET_ASSIGN_OR_RETURN(std::unique_ptr<Router> router, Router::Create(config, options));
+  return Start(config, std::move(router));
+}
+
+StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::ClusterConfig& config,
+                                                            std::unique_ptr<Router> router) {
+  const v1::RouterConfig& router_config = config.router();
+  std::unique_ptr<RouterServer> server(new RouterServer);
+  server->drain_ms_max_ = router_config.drain_ms_max();
+  server->router_ = std::move(router);
+  if (router_config.metrics_address() != "off") {
+    FACET_ASSIGN_OR_RETURN(server->metrics_, MetricsServer::Start(router_config.metrics_address(),
+                                                                  server->router_->metrics()));
+  }
+  FACET_ASSIGN_OR_RETURN(server->grpc_,
+                         GrpcFront::Start({.address = router_config.grpc_address(),
+                                           .message_bytes_max = router_config.message_bytes_max()},
+                                          *server->router_));
+  if (router_config.http_address() != "off") {
+    FACET_ASSIGN_OR_RETURN(server->openai_,
+                           OpenAiFront::Start({.address = router_config.http_address(),
+                                               .body_bytes_max = router_config.message_bytes_max()},
+                                              *server->router_));
+  }
+  server->router_->Start();
+  return server;
+}
+
+RouterServer::~RouterServer() { Stop(); }
+
+void RouterServer::Drain() {
+  grpc_->BeginDrain();
+  router_->Drain(drain_ms_max_);
+  Stop();
+}
+
+// Ends the fronts while the router still answers, then the router.
+void RouterServer::Stop() {
+  if (router_ == nullptr) return;
+  constexpr int64_t kLastWordMs = 500;
+  router_->Drain(0);
+  if (openai_ != nullptr) openai_->Shutdown(kLastWordMs);
+  if (grpc_ != nullptr) grpc_->Shutdown(kLastWordMs);
+  router_->Stop();
+  metrics_.reset();
+  router_.reset();
+}
+
+}  // namespace facet::router
