@@ -1,0 +1,88 @@
+#include "cli/bench_command.h"
+
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "cli/engine_bench.h"
+#include "cli/json_lines.h"
+
+namespace facet {
+namespace {
+
+void PrintTable(const EngineBenchOptions& options, const EngineBenchReport& report) {
+  std::printf("%s  %s, %d threads, batch %d, prompt %d, output %d; loaded in %.1f s\n",
+              options.model.c_str(), report.numerics_id.c_str(), report.threads, options.batch,
+              options.prompt, options.output, report.load_seconds);
+  std::printf("weights read in one decode step: %.3f GB; product ceiling %.0f GFLOP/s\n",
+              static_cast<double>(report.weight_bytes_per_step) / 1e9, report.gemm_gflops);
+  std::printf("%3s  %9s %9s  %9s %9s  %9s %7s %7s  %9s\n", "run", "prefill", "decode", "TTFT",
+              "TPOT", "decode", "DRAM", "share", "prefill");
+  std::printf("%3s  %9s %9s  %9s %9s  %9s %7s %7s  %9s\n", "", "tok/s", "tok/s", "ms", "ms", "GB/s",
+              "GB/s", "", "GFLOP/s");
+  for (size_t i = 0; i < report.runs.size(); ++i) {
+    const EngineBenchRun& run = report.runs[i];
+    std::printf("%3zu  %9.1f %9.2f  %9.1f %9.1f  %9.1f %7.1f %6.0f%%  %9.0f\n", i + 1,
+                run.prefill_tokens_per_second, run.decode_tokens_per_second, run.ttft_ms,
+                run.tpot_ms, run.decode_gbps, (run.read_gbps_before + run.read_gbps_after) / 2,
+                run.decode_read_share * 100, run.prefill_gflops);
+  }
+}
+
+void PrintJson(const EngineBenchOptions& options, const EngineBenchReport& report) {
+  nlohmann::ordered_json runs = nlohmann::ordered_json::array();
+  for (const EngineBenchRun& run : report.runs) {
+    runs.push_back({{"read_gbps_before", run.read_gbps_before},
+                    {"read_gbps_after", run.read_gbps_after},
+                    {"prefill_tokens_per_second", run.prefill_tokens_per_second},
+                    {"decode_tokens_per_second", run.decode_tokens_per_second},
+                    {"ttft_ms", run.ttft_ms},
+                    {"tpot_ms", run.tpot_ms},
+                    {"decode_gbps", run.decode_gbps},
+                    {"decode_read_share", run.decode_read_share},
+                    {"prefill_gflops", run.prefill_gflops}});
+  }
+  const nlohmann::ordered_json root = {{"model", options.model},
+                                       {"numerics_id", report.numerics_id},
+                                       {"threads", report.threads},
+                                       {"batch", options.batch},
+                                       {"prompt", options.prompt},
+                                       {"output", options.output},
+                                       {"load_seconds", report.load_seconds},
+                                       {"weight_bytes_per_step", report.weight_bytes_per_step},
+                                       {"gemm_gflops", report.gemm_gflops},
+                                       {"runs", runs}};
+  std::printf("%s\n", root.dump().c_str());
+}
+
+}  // namespace
+
+void AddBenchCommand(CLI::App& app) {
+  CLI::App* bench = app.add_subcommand("bench", "Measure this machine");
+  bench->require_subcommand(1);
+  CLI::App* engine =
+      bench->add_subcommand("engine", "The engine on a model, without network or tokenizer");
+  const auto options = std::make_shared<EngineBenchOptions>();
+  const auto json = std::make_shared<bool>(false);
+  engine->add_option("--model", options->model, "Directory, or synth:e2b|e4b|26b|31b[:LAYERS]")
+      ->required();
+  engine->add_option("--dtype", options->dtype, "bf16 or f32");
+  engine->add_option("--cpu-tier", options->cpu_tier, "scalar, avx2 or avx512");
+  engine->add_option("--threads", options->threads, "Default: all cores");
+  engine->add_option("--batch", options->batch, "Requests at once");
+  engine->add_option("--prompt", options->prompt, "Tokens of each prompt");
+  engine->add_option("--output", options->output, "Tokens of each answer");
+  engine->add_option("--repetitions", options->repetitions, "How often");
+  engine->add_flag("--json", *json, "Print one JSON object");
+  engine->footer(
+      "Example: facet bench engine --model synth:e4b --dtype bf16 --batch 1 --prompt 16 --output "
+      "16");
+  engine->callback([options, json] {
+    const StatusOr<EngineBenchReport> report = RunEngineBench(*options);
+    ExitOnError("bench engine", report.status());
+    *json ? PrintJson(*options, *report) : PrintTable(*options, *report);
+  });
+}
+
+}  // namespace facet

@@ -1,0 +1,249 @@
+#include "cli/engine_bench.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <memory>
+#include <thread>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/math.h"
+#include "base/progress_bar.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "worker/engine/engine.h"
+#include "worker/executor/model_executor.h"
+
+namespace facet {
+namespace {
+
+using kernels::CpuBackend;
+using kernels::CpuTier;
+using kernels::DType;
+
+constexpr int64_t kProbeBytes = int64_t{1} << 30;
+constexpr int32_t kBatchMax = 256;
+constexpr uint64_t kSession = 1;
+
+double Seconds(int64_t ns) { return static_cast<double>(ns) / 1e9; }
+
+// Reads 1 GiB with all threads of the pool; best of three passes.
+class ReadProbe {
+ public:
+  explicit ReadProbe(CpuBackend& backend)
+      : backend_(backend), memory_(backend.Allocate(kProbeBytes)) {}
+
+  double GigabytesPerSecond() {
+    double best = 0;
+    for (int pass = 0; pass < 3; ++pass) {
+      const int64_t start_ns = Clock::Real().NowNs();
+      constexpr int64_t kPiece = 4 << 20;
+      backend_.pool().For(kProbeBytes / kPiece, [&](int64_t item, int) {
+        const auto* words = reinterpret_cast<const uint64_t*>(
+            static_cast<const std::byte*>(memory_.data()) + item * kPiece);
+        uint64_t sums[16] = {};
+        for (int64_t i = 0; i < kPiece / 8; i += 16) {
+          for (int64_t j = 0; j < 16; ++j) sums[j] += words[i + j];
+        }
+        uint64_t sum = 0;
+        for (const uint64_t part : sums) sum += part;
+        sink_.fetch_add(sum, std::memory_order_relaxed);
+      });
+      best = std::max(best, kProbeBytes / 1e9 / Seconds(Clock::Real().NowNs() - start_ns));
+    }
+    return best;
+  }
+
+ private:
+  CpuBackend& backend_;
+  kernels::Buffer memory_;
+  std::atomic<uint64_t> sink_{0};
+};
+
+// GFLOP/s of a product whose weight (1 MiB in bf16) stays in cache.
+double GemmCeiling(CpuBackend& backend, DType dtype) {
+  constexpr int64_t kRows = 192;
+  constexpr int64_t kDepth = 1024;
+  constexpr int64_t kOutputs = 512;
+  std::vector<float> values(static_cast<size_t>(kOutputs * kDepth), 0.01F);
+  const kernels::PackedWeight weight =
+      backend.Pack(kernels::ConstTensorView(values.data(), DType::kF32, {kOutputs, kDepth}),
+                   kernels::FormatOf(dtype));
+  const kernels::Buffer x = backend.Allocate(kRows * kDepth * kernels::SizeOf(dtype));
+  const kernels::Buffer y = backend.Allocate(kRows * kOutputs * kernels::SizeOf(dtype));
+  double best = 0;
+  for (int i = 0; i < 20; ++i) {
+    const int64_t start_ns = Clock::Real().NowNs();
+    backend.OutputProj({.attention = kernels::ConstTensorView(x.data(), dtype, {kRows, kDepth}),
+                        .weight = weight,
+                        .out = kernels::TensorView(y.data(), dtype, {kRows, kOutputs})});
+    const double seconds = Seconds(Clock::Real().NowNs() - start_ns);
+    best = std::max(best, 2.0 * kRows * kDepth * kOutputs / 1e9 / seconds);
+  }
+  return best;
+}
+
+// Elements of matrices that a step of num_tokens touches (experts: in the mean of uniform routing),
+// and multiplications that one token needs.
+struct Work {
+  double elements = 0;
+  double products_per_token = 0;
+};
+
+Work WorkOf(const worker::Gemma4Config& config, int num_tokens) {
+  Work work;
+  for (const worker::ExpectedTensor& tensor : worker::ExpectedTensors(config)) {
+    if (tensor.shape.size() < 2 || tensor.name.ends_with("embed_tokens_per_layer.weight")) continue;
+    double elements = 1;
+    for (const int64_t dim : tensor.shape) elements *= static_cast<double>(dim);
+    if (tensor.name.find(".experts.") != std::string::npos) {
+      const double share = static_cast<double>(config.top_k_experts) / config.num_experts;
+      work.elements += elements * (1 - std::pow(1 - share, num_tokens));
+      work.products_per_token += elements * share;
+    } else {
+      work.elements += elements;
+      work.products_per_token += elements;
+    }
+  }
+  return work;
+}
+
+// Takes the engine's frames and remembers when tokens came.
+class BenchSink final : public worker::EngineSink {
+ public:
+  void OnStepFrame(worker::StepFrame frame) override {
+    const int64_t now_ns = Clock::Real().NowNs();
+    for (const worker::TokenDelta& delta : frame.deltas) {
+      if (delta.token_ids.empty()) continue;
+      if (first_ns == 0) first_ns = now_ns;
+      last_ns = now_ns;
+      ++num_tokens;
+      if (num_tokens == all_started_at) all_started_ns = now_ns;
+    }
+  }
+
+  void OnRefusal(worker::Refusal refusal) override { refused = refusal.status; }
+
+  int64_t all_started_at = 0;  // Tokens after which every sequence has its first.
+  int64_t first_ns = 0;
+  int64_t all_started_ns = 0;
+  int64_t last_ns = 0;
+  int64_t num_tokens = 0;
+  Status refused;
+};
+
+Status CheckOptions(const EngineBenchOptions& options) {
+  const auto check = [](const char* field, int value, int least, int most) -> Status {
+    if (value >= least && value <= most) return absl::OkStatus();
+    return InvalidArgument(field, " is ", value, "; it must be in [", least, ", ", most, "]");
+  };
+  FACET_RETURN_IF_ERROR(check("batch", options.batch, 1, kBatchMax));
+  FACET_RETURN_IF_ERROR(check("prompt", options.prompt, 1, 1 << 20));
+  FACET_RETURN_IF_ERROR(check("output", options.output, 2, 1 << 20));
+  FACET_RETURN_IF_ERROR(check("repetitions", options.repetitions, 1, 1000));
+  FACET_RETURN_IF_ERROR(check("threads", options.threads, 0, 1024));
+  if (options.dtype != "bf16" && options.dtype != "f32") {
+    return InvalidArgument("dtype is ", options.dtype, "; bf16 and f32 exist");
+  }
+  return absl::OkStatus();
+}
+
+// One batch of equal requests, from submit to the last token.
+StatusOr<EngineBenchRun> RunOnce(const EngineBenchOptions& options,
+                                 worker::ModelExecutor& executor) {
+  BenchSink sink;
+  sink.all_started_at = options.batch;
+  worker::Engine engine({.scheduler = {.running_max = options.batch,
+                                       .waiting_max = 0,
+                                       .step_tokens_max = executor.info().step_tokens_max,
+                                       .chunk_tokens_max = executor.info().step_tokens_max,
+                                       .context_tokens_max = executor.info().context_tokens_max}},
+                        executor, sink, Clock::Real());
+  engine.OpenSession(kSession);
+  const int64_t start_ns = Clock::Real().NowNs();
+  for (int i = 0; i < options.batch; ++i) {
+    worker::SequenceRequest request{.request_id = StrCat(i),
+                                    .session_id = kSession,
+                                    .sampling = {.temperature = 0},
+                                    .new_tokens_max = options.output};
+    for (int t = 0; t < options.prompt; ++t) {
+      request.prompt_ids.push_back((i * 7919 + t * 104729) % executor.info().vocab);
+    }
+    FACET_RETURN_IF_ERROR(engine.AddRequest(std::move(request)));
+  }
+  while (engine.Step()) {
+  }
+  FACET_RETURN_IF_ERROR(sink.refused);
+  const double decode_seconds = Seconds(sink.last_ns - sink.all_started_ns);
+  const auto decode_tokens = static_cast<double>(sink.num_tokens - options.batch);
+  const double steps = decode_tokens / options.batch;
+  const double prefill_seconds = Seconds(sink.all_started_ns - start_ns);
+  const double element = options.dtype == "bf16" ? 2 : 4;
+  const double kv_bytes = static_cast<double>(worker::KvBytesOf(
+      worker::Gemma4::KvShapes(executor.config(),
+                               options.dtype == "bf16" ? DType::kBf16 : DType::kF32),
+      executor.config().window, options.prompt + options.output / 2));
+  const double step_bytes =
+      WorkOf(executor.config(), options.batch).elements * element + options.batch * kv_bytes;
+  // The head runs once for each prompt, not for each of its tokens.
+  const double head = static_cast<double>(executor.config().vocab) * executor.config().hidden;
+  const double prefill_products =
+      (WorkOf(executor.config(), 1).products_per_token - head) * options.prompt + head;
+  return EngineBenchRun{
+      .prefill_tokens_per_second = options.batch * options.prompt / prefill_seconds,
+      .decode_tokens_per_second = decode_tokens / decode_seconds,
+      .ttft_ms = Seconds(sink.first_ns - start_ns) * 1e3,
+      .tpot_ms = decode_seconds / steps * 1e3,
+      .decode_gbps = step_bytes * steps / decode_seconds / 1e9,
+      .prefill_gflops = 2 * prefill_products * options.batch / prefill_seconds / 1e9};
+}
+
+}  // namespace
+
+StatusOr<EngineBenchReport> RunEngineBench(const EngineBenchOptions& options) {
+  FACET_RETURN_IF_ERROR(CheckOptions(options));
+  CpuTier tier = kernels::BestCpuTier();
+  if (!options.cpu_tier.empty()) {
+    const auto wanted = kernels::ParseCpuTier(options.cpu_tier);
+    if (!wanted.has_value() || !kernels::Supports(*wanted)) {
+      return InvalidArgument("cpu-tier is ", options.cpu_tier, "; this machine has scalar to ",
+                             kernels::NameOf(tier));
+    }
+    tier = *wanted;
+  }
+  const auto cores = static_cast<int>(std::thread::hardware_concurrency());
+  EngineBenchReport report{.threads = options.threads > 0 ? options.threads : std::max(1, cores)};
+  const DType dtype = options.dtype == "bf16" ? DType::kBf16 : DType::kF32;
+  const int64_t start_ns = Clock::Real().NowNs();
+  std::unique_ptr<worker::ModelExecutor> executor;
+  {
+    ProgressBar bar(StrCat("loading ", options.model));
+    FACET_ASSIGN_OR_RETURN(executor,
+                           worker::ModelExecutor::Create(
+                               {.model_directory = options.model,
+                                .dtype = dtype,
+                                .kv_bytes = int64_t{1} << 30,
+                                .running_max = options.batch,
+                                .step_tokens_max = 512},
+                               std::make_unique<CpuBackend>(tier, report.threads),
+                               [&bar](int64_t done, int64_t total) { bar.Update(done, total); }));
+  }
+  report.load_seconds = Seconds(Clock::Real().NowNs() - start_ns);
+  report.numerics_id = executor->info().numerics_id;
+  report.weight_bytes_per_step = static_cast<int64_t>(
+      WorkOf(executor->config(), options.batch).elements * static_cast<double>(SizeOf(dtype)));
+  CpuBackend probe_backend(tier, report.threads);
+  ReadProbe probe(probe_backend);
+  report.gemm_gflops = GemmCeiling(probe_backend, dtype);
+  for (int i = 0; i < options.repetitions; ++i) {
+    const double before = probe.GigabytesPerSecond();
+    FACET_ASSIGN_OR_RETURN(EngineBenchRun run, RunOnce(options, *executor));
+    run.read_gbps_before = before;
+    run.read_gbps_after = probe.GigabytesPerSecond();
+    run.decode_read_share = run.decode_gbps / ((run.read_gbps_before + run.read_gbps_after) / 2);
+    report.runs.push_back(run);
+  }
+  return report;
+}
+
+}  // namespace facet

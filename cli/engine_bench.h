@@ -1,0 +1,47 @@
+// Runs batches of equal requests through engine and executor and measures them beside the machine's
+// ceilings, probed before and after each repetition because they swing on shared machines.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+namespace facet {
+
+struct EngineBenchOptions {
+  std::string model;  // A directory, or synth:SHAPE[:LAYERS].
+  std::string dtype = "bf16";
+  std::string cpu_tier;  // Empty: the best there is.
+  int threads = 0;       // 0: all cores.
+  int batch = 1;
+  int prompt = 128;
+  int output = 32;
+  int repetitions = 3;
+};
+
+struct EngineBenchRun {
+  double read_gbps_before = 0;  // DRAM read ceiling, GB/s.
+  double read_gbps_after = 0;
+  double prefill_tokens_per_second = 0;
+  double decode_tokens_per_second = 0;  // All sequences together.
+  double ttft_ms = 0;                   // Of the first sequence.
+  double tpot_ms = 0;
+  double decode_gbps = 0;  // Bytes of weights and KV that decode steps touch, over their time.
+  double decode_read_share = 0;  // decode_gbps over the mean of the two probes.
+  double prefill_gflops = 0;
+};
+
+struct EngineBenchReport {
+  std::string numerics_id;
+  int threads = 0;
+  double load_seconds = 0;
+  int64_t weight_bytes_per_step = 0;
+  double gemm_gflops = 0;  // Ceiling: the backend's own product with a weight that stays in cache.
+  std::vector<EngineBenchRun> runs;
+};
+
+StatusOr<EngineBenchReport> RunEngineBench(const EngineBenchOptions& options);
+
+}  // namespace facet

@@ -1,0 +1,215 @@
+#include "cli/status_table.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+namespace facet {
+namespace {
+
+using Row = std::vector<std::string>;
+
+enum class Align { kLeft, kRight };
+
+struct Column {
+  const char* title;
+  Align align;
+};
+
+constexpr Column kColumns[] = {
+    {"worker", Align::kLeft},     {"address", Align::kLeft}, {"model", Align::kLeft},
+    {"state", Align::kLeft},      {"run", Align::kRight},    {"wait", Align::kRight},
+    {"KV used", Align::kRight},   {"busy", Align::kRight},   {"in tok/s", Align::kRight},
+    {"out tok/s", Align::kRight}, {"$/h", Align::kRight},    {"$/Mtok out", Align::kRight},
+};
+
+constexpr size_t kNumColumns = std::size(kColumns);
+
+std::string WorkerName(const v1::WorkerStatus& worker) {
+  return StrCat(worker.pool(), "/", worker.index());
+}
+
+Colour ColourOf(v1::WorkerState state) {
+  switch (state) {
+    case v1::WORKER_STATE_READY:
+      return Colour::kGreen;
+    case v1::WORKER_STATE_CONNECTING:
+    case v1::WORKER_STATE_LOADING:
+    case v1::WORKER_STATE_DRAINING:
+      return Colour::kYellow;
+    default:
+      return Colour::kRed;
+  }
+}
+
+std::string KvText(const v1::WorkerStatus& worker) {
+  if (worker.kv_bytes_total() == 0) return "-";
+  const double share =
+      static_cast<double>(worker.kv_bytes_used()) / static_cast<double>(worker.kv_bytes_total());
+  return StrCat(FixedText(100 * share, 0), "% of ", BytesText(worker.kv_bytes_total()));
+}
+
+Row RowOf(const v1::WorkerStatus& worker, const Paint& paint) {
+  const bool known = worker.state() != v1::WORKER_STATE_CONNECTING &&
+                     worker.state() != v1::WORKER_STATE_UNSPECIFIED;
+  const auto number = [known](const std::string& text) { return known ? text : "-"; };
+  return {
+      WorkerName(worker),
+      worker.address(),
+      worker.model(),
+      paint(ColourOf(worker.state()), "● " + StateName(worker.state())),
+      number(std::to_string(worker.sequences_running())),
+      number(std::to_string(worker.sequences_waiting())),
+      KvText(worker),
+      number(FixedText(100 * worker.busy_share(), 0) + "%"),
+      number(FixedText(worker.prompt_tokens_per_second(), 1)),
+      number(FixedText(worker.output_tokens_per_second(), 1)),
+      number(FixedText(worker.price_usd_per_hour(), 2)),
+      worker.usd_per_mtok_output() > 0 ? FixedText(worker.usd_per_mtok_output(), 3) : "-",
+  };
+}
+
+std::string Repeat(std::string_view text, int times) {
+  std::string out;
+  for (int i = 0; i < times; ++i) out += text;
+  return out;
+}
+
+std::string Rule(const std::vector<int>& widths,
+                 std::string_view left,
+                 std::string_view middle,
+                 std::string_view right) {
+  std::string line(left);
+  for (size_t i = 0; i < widths.size(); ++i) {
+    if (i > 0) line += middle;
+    line += Repeat("─", widths[i] + 2);
+  }
+  return line.append(right);
+}
+
+std::string Box(const Row& head, const std::vector<Row>& rows, const Paint& paint) {
+  std::vector<int> widths;
+  for (size_t i = 0; i < kNumColumns; ++i) {
+    int width = DisplayWidth(head[i]);
+    for (const Row& row : rows) width = std::max(width, DisplayWidth(row[i]));
+    widths.push_back(width);
+  }
+  const std::string bar = paint(Colour::kDim, "│");
+  const auto line = [&](const Row& row) {
+    std::string text = bar;
+    for (size_t i = 0; i < kNumColumns; ++i) {
+      const std::string gap(widths[i] - DisplayWidth(row[i]), ' ');
+      const bool right = kColumns[i].align == Align::kRight;
+      text += StrCat(" ", right ? gap : "", row[i], right ? "" : gap, " ", bar);
+    }
+    return text + "\n";
+  };
+  std::string out = paint(Colour::kDim, Rule(widths, "╭", "┬", "╮")) + "\n";
+  out += line(head);
+  out += paint(Colour::kDim, Rule(widths, "├", "┼", "┤")) + "\n";
+  for (const Row& row : rows) out += line(row);
+  out += paint(Colour::kDim, Rule(widths, "╰", "┴", "╯")) + "\n";
+  return out;
+}
+
+std::string UptimeText(double seconds) {
+  const auto whole = static_cast<int64_t>(seconds);
+  if (whole < 60) return StrCat(whole, " s");
+  if (whole < 3600) return StrCat(whole / 60, " min ", whole % 60, " s");
+  return StrCat(whole / 3600, " h ", whole / 60 % 60, " min");
+}
+
+}  // namespace
+
+std::string StatusTable(const v1::GetStatusResponse& status, const Paint& paint) {
+  const auto ready =
+      std::count_if(status.workers().begin(), status.workers().end(),
+                    [](const auto& worker) { return worker.state() == v1::WORKER_STATE_READY; });
+  std::string out =
+      StrCat(paint(Colour::kBold, "cluster " + status.cluster()), "  facet ", status.version(),
+             ", up ", UptimeText(status.uptime_seconds()), "; ", ready, " of ",
+             status.workers_size(), " workers ready; requests: ", status.requests_running(),
+             " running, ", status.requests_queued(), " queued\n");
+  Row head;
+  for (const Column& column : kColumns) head.push_back(paint(Colour::kBold, column.title));
+  std::vector<Row> rows;
+  for (const v1::WorkerStatus& worker : status.workers()) rows.push_back(RowOf(worker, paint));
+  out += Box(head, rows, paint);
+  for (const v1::WorkerStatus& worker : status.workers()) {
+    if (worker.state() == v1::WORKER_STATE_READY || worker.reason().empty()) continue;
+    out += StrCat(paint(ColourOf(worker.state()), WorkerName(worker)), ": ", worker.reason(), "\n");
+  }
+  return out;
+}
+
+std::string StatusJson(const v1::GetStatusResponse& status) {
+  using Json = nlohmann::ordered_json;
+  Json workers = Json::array();
+  for (const v1::WorkerStatus& worker : status.workers()) {
+    workers.push_back(Json{{"pool", worker.pool()},
+                           {"index", worker.index()},
+                           {"address", worker.address()},
+                           {"model", worker.model()},
+                           {"state", StateName(worker.state())},
+                           {"reason", worker.reason()},
+                           {"device_class", worker.device_class()},
+                           {"numerics_id", worker.numerics_id()},
+                           {"sequences_running", worker.sequences_running()},
+                           {"sequences_waiting", worker.sequences_waiting()},
+                           {"kv_bytes_used", worker.kv_bytes_used()},
+                           {"kv_bytes_total", worker.kv_bytes_total()},
+                           {"prompt_tokens_per_second", worker.prompt_tokens_per_second()},
+                           {"output_tokens_per_second", worker.output_tokens_per_second()},
+                           {"price_usd_per_hour", worker.price_usd_per_hour()},
+                           {"usd_per_mtok_output", worker.usd_per_mtok_output()},
+                           {"busy_share", worker.busy_share()},
+                           {"steps", worker.steps()}});
+  }
+  return Json{{"cluster", status.cluster()},
+              {"version", status.version()},
+              {"uptime_seconds", status.uptime_seconds()},
+              {"ready", CheckReady(status).ok()},
+              {"requests_queued", status.requests_queued()},
+              {"requests_running", status.requests_running()},
+              {"workers", workers}}
+      .dump(2);
+}
+
+std::string StateName(v1::WorkerState state) {
+  switch (state) {
+    case v1::WORKER_STATE_CONNECTING:
+      return "connecting";
+    case v1::WORKER_STATE_LOADING:
+      return "loading";
+    case v1::WORKER_STATE_READY:
+      return "ready";
+    case v1::WORKER_STATE_DRAINING:
+      return "draining";
+    case v1::WORKER_STATE_MISMATCH:
+      return "mismatch";
+    case v1::WORKER_STATE_DEAD:
+      return "dead";
+    case v1::WORKER_STATE_HUNG:
+      return "hung";
+    default:
+      return "unknown";
+  }
+}
+
+Status CheckReady(const v1::GetStatusResponse& status) {
+  if (status.workers_size() == 0) return FailedPrecondition("the cluster has no workers");
+  std::string missing;
+  int num_missing = 0;
+  for (const v1::WorkerStatus& worker : status.workers()) {
+    if (worker.state() == v1::WORKER_STATE_READY) continue;
+    ++num_missing;
+    missing +=
+        StrCat(missing.empty() ? "" : "; ", WorkerName(worker), " is ", StateName(worker.state()));
+    if (!worker.reason().empty()) missing += StrCat(" (", worker.reason(), ")");
+  }
+  if (num_missing == 0) return absl::OkStatus();
+  return FailedPrecondition(num_missing, " of ", status.workers_size(),
+                            " workers not ready: ", missing);
+}
+
+}  // namespace facet

@@ -1,0 +1,90 @@
+#include "cli/status_table.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+
+namespace facet {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+
+v1::GetStatusResponse TwoWorkers() {
+  v1::GetStatusResponse status;
+  status.set_cluster("demo");
+  status.set_version("0.1.0");
+  status.set_uptime_seconds(65);
+  for (int i = 0; i < 2; ++i) {
+    v1::WorkerStatus& worker = *status.add_workers();
+    worker.set_pool("cpu");
+    worker.set_index(i);
+    worker.set_address("127.0.0.1:7170");
+    worker.set_model("m");
+    worker.set_state(v1::WORKER_STATE_READY);
+    worker.set_kv_bytes_used(16 << 20);
+    worker.set_kv_bytes_total(64 << 20);
+    worker.set_output_tokens_per_second(123.45);
+    worker.set_usd_per_mtok_output(0.25);
+  }
+  return status;
+}
+
+TEST(StatusTableTest, EveryLineOfTheBoxIsEquallyWide) {
+  std::istringstream table(StatusTable(TwoWorkers(), Paint(true)));
+  std::string line;
+  std::getline(table, line);
+  std::set<int> widths;
+  while (std::getline(table, line)) widths.insert(DisplayWidth(line));
+  EXPECT_EQ(widths.size(), 1U);
+}
+
+TEST(StatusTableTest, ShowsLoadAndCostOfAWorker) {
+  const std::string table = StatusTable(TwoWorkers(), Paint(false));
+  EXPECT_THAT(table, HasSubstr("cluster demo"));
+  EXPECT_THAT(table, HasSubstr("up 1 min 5 s; 2 of 2 workers ready"));
+  EXPECT_THAT(table, HasSubstr("cpu/1"));
+  EXPECT_THAT(table, HasSubstr("25% of 64.0 MiB"));
+  EXPECT_THAT(table, HasSubstr("123.5"));
+  EXPECT_THAT(table, HasSubstr("0.250"));
+}
+
+TEST(StatusTableTest, HasEscapeCodesOnlyIfPainted) {
+  EXPECT_THAT(StatusTable(TwoWorkers(), Paint(true)), HasSubstr("\x1b["));
+  EXPECT_THAT(StatusTable(TwoWorkers(), Paint(false)), Not(HasSubstr("\x1b")));
+}
+
+TEST(StatusTableTest, AWorkerThatIsNotReadyIsNamedWithItsReason) {
+  v1::GetStatusResponse status = TwoWorkers();
+  EXPECT_TRUE(CheckReady(status).ok());
+  status.mutable_workers(1)->set_state(v1::WORKER_STATE_DEAD);
+  status.mutable_workers(1)->set_reason("its stream broke");
+  EXPECT_EQ(MessageOf(CheckReady(status)),
+            "1 of 2 workers not ready: cpu/1 is dead (its stream broke)");
+  EXPECT_THAT(StatusTable(status, Paint(false)), HasSubstr("cpu/1: its stream broke\n"));
+}
+
+TEST(StatusTableTest, JsonHoldsTheFieldsUnderTheirNames) {
+  const auto json = nlohmann::json::parse(StatusJson(TwoWorkers()));
+  EXPECT_EQ(json["ready"], true);
+  EXPECT_EQ(json["workers"][1]["state"], "ready");
+  EXPECT_EQ(json["workers"][0]["kv_bytes_total"], 64 << 20);
+}
+
+TEST(TerminalTest, NumbersReadWell) {
+  EXPECT_EQ(BytesText(0), "0 B");
+  EXPECT_EQ(BytesText(67108864), "64.0 MiB");
+  EXPECT_EQ(CountText(999), "999");
+  EXPECT_EQ(CountText(7463013418), "7,463,013,418");
+  EXPECT_EQ(CountText(-123456), "-123,456");
+  EXPECT_EQ(ShortCountText(7463013418), "7.46 B");
+  EXPECT_EQ(DollarText(0), "$0");
+  EXPECT_EQ(DollarText(0.00000123), "$0.0000012");
+  EXPECT_EQ(DollarText(12.5), "$12.50");
+}
+
+}  // namespace
+}  // namespace facet
