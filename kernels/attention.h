@@ -38,6 +38,22 @@ struct AttentionRow {
   std::span<const int32_t> blocks;
 };
 
+// A row as a device reads it; its blocks are blocks[blocks_begin ...] of the batch.
+struct DeviceAttentionRow {
+  int64_t first_position = 0;
+  int32_t first_token = 0;
+  int32_t num_tokens = 0;
+  int32_t first_block = 0;
+  int32_t blocks_begin = 0;
+};
+
+// All rows of a step for one geometry of the cache; made by Backend::StageRows.
+struct AttentionBatch {
+  std::span<const AttentionRow> rows;
+  const DeviceAttentionRow* device_rows = nullptr;  // Null on peers that read host memory.
+  const int32_t* device_blocks = nullptr;
+};
+
 // Where one layer's keys and values lie: block b begins at base + b * block_stride bytes; the
 // layer's own part is [K, V] with num_kv_heads * head_dim * 16 elements each, laid out as the
 // backend likes.
@@ -70,7 +86,7 @@ struct PagedAttentionArgs {
   bool has_kv = true;  // qkv holds k (and v unless k_eq_v): store them.
   bool k_eq_v = false;
   int64_t window = 0;
-  std::span<const AttentionRow> rows;
+  AttentionBatch batch;
   KvLayerView kv;
   TensorView out;  // [num_tokens, num_q_heads * head_dim], dtype of qkv
 };

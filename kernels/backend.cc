@@ -1,6 +1,7 @@
 #include "kernels/backend.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace facet::kernels {
 namespace {
@@ -13,6 +14,18 @@ void CheckWeight(const PackedWeight& weight, int64_t rows, int64_t cols) {
 }
 
 }  // namespace
+
+ConstTensorView Backend::StageInts(std::span<const int32_t> host) {
+  return ConstTensorView(host.data(), DType::kI32, {static_cast<int64_t>(host.size())});
+}
+
+AttentionBatch Backend::StageRows(std::span<const AttentionRow> rows) { return {.rows = rows}; }
+
+HostTable Backend::KeepTable(const ConstTensorView& host) { return {.view = host}; }
+
+void Backend::CopyToHost(void* host, const void* device, int64_t bytes) {
+  std::memcpy(host, device, static_cast<size_t>(bytes));
+}
 
 void Backend::Embed(const EmbedArgs& args) {
   const int64_t num_tokens = args.ids.dim(0);
@@ -63,7 +76,7 @@ void Backend::PagedAttention(const PagedAttentionArgs& args) {
   FACET_CHECK(
       args.out.Is(dtype, {num_tokens, static_cast<int64_t>(args.num_q_heads) * args.head_dim}));
   int64_t tokens_in_rows = 0;
-  for (const AttentionRow& row : args.rows) {
+  for (const AttentionRow& row : args.batch.rows) {
     FACET_CHECK_EQ(row.first_token, tokens_in_rows);
     tokens_in_rows += row.num_tokens;
     const int64_t last_block = (row.first_position + row.num_tokens - 1) / kBlockTokens;

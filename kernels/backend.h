@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "kernels/attention.h"
@@ -21,6 +22,12 @@
 #include "kernels/tensor_view.h"
 
 namespace facet::kernels {
+
+// A table in the place where a backend's ops read it; owner is empty if that is the host's memory.
+struct HostTable {
+  ConstTensorView view;
+  Buffer owner;
+};
 
 class Backend {
  public:
@@ -38,6 +45,25 @@ class Backend {
 
   // A copy of a host tensor (f32 or bf16) in device memory, its elements as dtype.
   virtual Buffer Upload(const ConstTensorView& host, DType dtype) = 0;
+
+  // Whether models with activations and weights of this dtype run here.
+  virtual bool Supports(DType) const { return true; }
+
+  // What the ops of one step read from host memory (ids, rows, block tables) is staged: the result
+  // names memory that ops can read, until the BeginStep after the next. Peers that read host memory
+  // give back what they were given, which must then live as long.
+  virtual void BeginStep() {}
+
+  virtual ConstTensorView StageInts(std::span<const int32_t> host);
+
+  virtual AttentionBatch StageRows(std::span<const AttentionRow> rows);
+
+  // A large host table of which ops read a few rows per token (per-layer embeddings). Host memory
+  // must outlive the result.
+  virtual HostTable KeepTable(const ConstTensorView& host);
+
+  // Waits for the ops before it.
+  virtual void CopyToHost(void* host, const void* device, int64_t bytes);
 
   void Embed(const EmbedArgs& args);
   void PleInputs(const PleInputsArgs& args);

@@ -138,7 +138,7 @@ void CpuBackend::DoPagedAttention(const PagedAttentionArgs& args) {
   const int64_t width = args.qkv.dim(1);
   const int64_t d = args.head_dim;
   const int64_t group = args.num_q_heads / args.num_kv_heads;
-  const std::vector<TokenPlace> places = PlacesOf(args.rows);
+  const std::vector<TokenPlace> places = PlacesOf(args.batch.rows);
   const auto num_tokens = static_cast<int64_t>(places.size());
   WithElement(args.qkv.dtype(), [&]<typename T>() {
     T* qkv = args.qkv.as<T>();

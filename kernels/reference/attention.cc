@@ -145,7 +145,7 @@ void ReferenceBackend::DoNormQkv(const NormQkvArgs& args) {
 void ReferenceBackend::DoPagedAttention(const PagedAttentionArgs& args) {
   const DType dtype = args.qkv.dtype();
   const int group = args.num_q_heads / args.num_kv_heads;
-  for (const AttentionRow& row : args.rows) {
+  for (const AttentionRow& row : args.batch.rows) {
     const LayerCache cache(args, row);
     for (int32_t i = 0; i < row.num_tokens; ++i) {
       const int64_t token = row.first_token + i;

@@ -240,7 +240,7 @@ TEST_P(ConformanceTest, PagedAttention) {
           .head_dim = head_dim,
           .k_eq_v = k_eq_v,
           .window = window,
-          .rows = rows,
+          .batch = {.rows = rows},
           .kv = {.base = static_cast<std::byte*>(cache.data()), .block_stride = block_bytes},
           .out = out.view()};
     };

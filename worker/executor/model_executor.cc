@@ -81,6 +81,10 @@ StatusOr<std::unique_ptr<ModelExecutor>> ModelExecutor::Create(
     const ModelExecutorOptions& options,
     std::unique_ptr<kernels::Backend> backend,
     const LoadProgress& progress) {
+  if (!backend->Supports(options.dtype)) {
+    return InvalidArgument("dtype is ", kernels::NameOf(options.dtype), "; ", backend->name(),
+                           " runs bf16 only");
+  }
   FACET_ASSIGN_OR_RETURN(auto source, OpenModel(options.model_directory));
   auto& [config, checkpoint] = source;
   const std::vector<KvLayerShape> shapes = Gemma4::KvShapes(config, options.dtype);
@@ -219,7 +223,9 @@ StepResult ModelExecutor::Run(Job& job) {
                                   .top_logprobs = std::move(tokens[i].top_logprobs)};
   }
   if (batch.return_logits) {
-    result.logits.assign(logits.as<float>(), logits.as<float>() + logits.num_elements());
+    result.logits.resize(static_cast<size_t>(logits.num_elements()));
+    backend_->CopyToHost(result.logits.data(), logits.raw(),
+                         logits.num_elements() * kernels::SizeOf(logits.dtype()));
   }
   result.device_ns = Clock::Real().NowNs() - start_ns;
   return result;

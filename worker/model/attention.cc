@@ -29,7 +29,7 @@ void Attention(kernels::Backend& backend, const AttentionInput& input, StepState
                           .has_kv = !shape.shares_kv,
                           .k_eq_v = shape.k_eq_v,
                           .window = shape.full ? 0 : input.config.window,
-                          .rows = shape.full ? state.full_rows : state.sliding_rows,
+                          .batch = shape.full ? state.full_batch : state.sliding_batch,
                           .kv = input.kv,
                           .out = heads});
   backend.OutputProj({.attention = heads, .weight = weights.o, .out = state.branch});

@@ -65,10 +65,11 @@ std::vector<KvLayerShape> Gemma4::KvShapes(const Gemma4Config& config, DType dty
 ConstTensorView Gemma4::Forward(const ForwardInput& input, const KvCache& kv) {
   const auto num_tokens = static_cast<int64_t>(input.ids.size());
   FACET_CHECK_LE(num_tokens, buffers_.step_tokens_max);
+  backend_.BeginStep();
   StepState state{.buffers = buffers_,
                   .num_tokens = num_tokens,
-                  .sliding_rows = input.sliding_rows,
-                  .full_rows = input.full_rows};
+                  .sliding_batch = backend_.StageRows(input.sliding_rows),
+                  .full_batch = backend_.StageRows(input.full_rows)};
   state.hidden = state.View(buffers_.hidden, config_.hidden);
   state.branch = state.View(buffers_.branch, config_.hidden);
 
@@ -86,7 +87,7 @@ void Gemma4::Embed(const ForwardInput& input, StepState& state) {
         std::find(placeholders.begin(), placeholders.end(), id) != placeholders.end();
     if (placeholder && !Misread(Misreading::kPlaceholderKept)) id = config_.pad_id;
   }
-  const ConstTensorView ids(embedded_ids_.data(), DType::kI32, {state.num_tokens});
+  const ConstTensorView ids = backend_.StageInts(embedded_ids_);
   float scale = kernels::RoundTo(dtype_, std::sqrt(static_cast<float>(config_.hidden)));
   if (Misread(Misreading::kEmbeddingScaleIgnored)) scale = 1;
   if (Misread(Misreading::kEmbeddingScaleRounded)) scale = kernels::RoundToBf16(scale);
@@ -124,7 +125,7 @@ ConstTensorView Gemma4::Head(const ForwardInput& input, const StepState& state) 
   backend_.Head({.hidden = state.hidden,
                  .norm_weight = weights_.final_norm.view,
                  .weight = weights_.head_weight(),
-                 .rows = ConstTensorView(input.logits_rows.data(), DType::kI32, {num_rows}),
+                 .rows = backend_.StageInts(input.logits_rows),
                  .logits = logits,
                  .eps = config_.eps,
                  .softcap = config_.softcap});

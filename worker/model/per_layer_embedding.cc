@@ -14,7 +14,7 @@ void PerLayerInputs(kernels::Backend& backend,
   const kernels::DType dtype = state.buffers.dtype;
   backend.PleInputs(
       {.ids = ids,
-       .table = weights.ple_table,
+       .table = weights.ple_table.view,
        .hidden = state.hidden,
        .projection = weights.ple_model_projection,
        .norm_weight = weights.ple_projection_norm.view,

@@ -37,8 +37,8 @@ struct StepBuffers {
 struct StepState {
   const StepBuffers& buffers;
   int64_t num_tokens = 0;
-  std::span<const kernels::AttentionRow> sliding_rows;
-  std::span<const kernels::AttentionRow> full_rows;
+  kernels::AttentionBatch sliding_batch;
+  kernels::AttentionBatch full_batch;
   kernels::TensorView hidden;
   kernels::TensorView branch;
   kernels::TensorView ple;

@@ -98,6 +98,8 @@ class Loader {
     return packed;
   }
 
+  kernels::HostTable Table(const std::string& name) { return backend_.KeepTable(View(name)); }
+
   DeviceVector Vector(const std::string& name) {
     const ConstTensorView host = View(name);
     DeviceVector vector;
@@ -275,7 +277,7 @@ StatusOr<Gemma4Weights> LoadGemma4Weights(Checkpoint checkpoint,
   }
   weights.final_norm = loader.Vector(prefix + "norm.weight");
   if (config.has_ple()) {
-    weights.ple_table = loader.View(prefix + "embed_tokens_per_layer.weight");
+    weights.ple_table = loader.Table(prefix + "embed_tokens_per_layer.weight");
     weights.ple_model_projection = loader.Pack(prefix + "per_layer_model_projection.weight");
     weights.ple_projection_norm = loader.Vector(prefix + "per_layer_projection_norm.weight");
   }

@@ -60,7 +60,7 @@ struct Gemma4Weights {
   kernels::PackedWeight embedding;
   kernels::PackedWeight head;  // Empty: the embedding is the head.
   DeviceVector final_norm;
-  kernels::ConstTensorView ple_table;  // [vocab_ple, num_layers * ple_size], as stored
+  kernels::HostTable ple_table;  // [vocab_ple, num_layers * ple_size], as stored
   kernels::PackedWeight ple_model_projection;
   DeviceVector ple_projection_norm;
   std::vector<LayerWeights> layers;

@@ -1,0 +1,106 @@
+// The ops on one NVIDIA GPU (compute capability 8.0 and up): our own kernels only, the "exact"
+// table of design.md 4.
+//
+// Everything is enqueued on one stream; Sample and CopyToHost wait for it. Bits depend on the
+// architecture and nothing else: each sum over k runs in one order that the shape of the weight
+// gives, whatever the number of tokens (linear.cuh), and attention cuts its sums at absolute
+// positions (attention.cu). bfloat16 only: a float32 model is refused by Supports().
+//
+// The same class runs in tests without a GPU: kernels and this runtime API are then executed by
+// tests/support/cuda_emulator.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <array>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+
+namespace facet::kernels {
+
+// What a device can do; found once at construction.
+struct CudaDeviceInfo {
+  std::string name;
+  int compute_capability = 0;  // 90 for 9.0.
+  int num_sms = 0;
+  int64_t memory_bytes = 0;
+  int64_t free_bytes = 0;
+};
+
+class CudaBackend final : public Backend {
+ public:
+  // A message if this process cannot use the device, else empty; info is then filled.
+  static std::string Probe(int device, CudaDeviceInfo& info);
+
+  // The device must have passed Probe.
+  explicit CudaBackend(int device);
+  ~CudaBackend() override;
+
+  std::string name() const override;
+
+  const CudaDeviceInfo& info() const { return info_; }
+
+  bool Supports(DType dtype) const override { return dtype == DType::kBf16; }
+
+  Buffer Allocate(int64_t bytes) override;
+  PackedWeight Pack(const ConstTensorView& weight, WeightFormat format) override;
+  Buffer Upload(const ConstTensorView& host, DType dtype) override;
+  HostTable KeepTable(const ConstTensorView& host) override;
+  void BeginStep() override;
+  ConstTensorView StageInts(std::span<const int32_t> host) override;
+  AttentionBatch StageRows(std::span<const AttentionRow> rows) override;
+  void CopyToHost(void* host, const void* device, int64_t bytes) override;
+
+ private:
+  // Device memory that ops of one step use between their launches, one piece for each purpose.
+  // A piece grows when asked for more and keeps its address otherwise.
+  enum class Scratch { kNormed, kProjected, kPartials, kCounters, kRouting, kSampling, kNum };
+
+  void DoEmbed(const EmbedArgs& args) override;
+  void DoPleInputs(const PleInputsArgs& args) override;
+  void DoNormQkv(const NormQkvArgs& args) override;
+  void DoPagedAttention(const PagedAttentionArgs& args) override;
+  void DoOutputProj(const OutputProjArgs& args) override;
+  void DoNormGateUp(const NormGateUpArgs& args) override;
+  void DoMlpDown(const MlpDownArgs& args) override;
+  void DoNormRouterTopK(const NormRouterTopKArgs& args) override;
+  void DoMoeUp(const MoeUpArgs& args) override;
+  void DoMoeDown(const MoeDownArgs& args) override;
+  void DoMoeCombine(const MoeCombineArgs& args) override;
+  void DoPleInject(const PleInjectArgs& args) override;
+  void DoHead(const HeadArgs& args) override;
+  void DoSample(const SampleArgs& args) override;
+
+  // Zeroed when it is made; at least bytes long.
+  template <typename T>
+  T* ScratchFor(Scratch purpose, int64_t count) {
+    return static_cast<T*>(GrowScratch(purpose, count * static_cast<int64_t>(sizeof(T))));
+  }
+
+  void* GrowScratch(Scratch purpose, int64_t bytes);
+
+  // A stream-ordered copy of host memory, valid until the BeginStep after the next.
+  const void* Stage(const void* host, int64_t bytes);
+
+  // The device breaks mid-step: the process dies with the op's name and CUDA's words.
+  static void Check(cudaError_t error, const char* what);
+
+  CudaDeviceInfo info_;
+  int device_ = 0;
+  cudaStream_t stream_ = nullptr;
+  std::array<Buffer, static_cast<size_t>(Scratch::kNum)> scratch_;
+  // Two steps' worth of staged bytes: pinned on the host, and their copies on the device.
+  struct Staging {
+    Buffer host;
+    Buffer device;
+    int64_t used = 0;
+    cudaEvent_t copied = nullptr;
+  };
+  std::array<Staging, 2> staging_;
+  int staging_index_ = 0;
+};
+
+}  // namespace facet::kernels

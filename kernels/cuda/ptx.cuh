@@ -1,0 +1,286 @@
+// Every device instruction that our kernels use by name, and how a kernel is launched. No other
+// file under kernels/cuda holds inline assembly, __shared__ or <<<>>>, so that the same .cu sources
+// also run on a CPU: there the build defines FACET_CUDA_EMULATED and the names below come from
+// tests/support/cuda_emulator/device.h, which executes them with threads as fibers.
+//
+// Rules for kernels (each one is something the emulator relies on):
+// 1. Shared memory comes from FACET_SHARED and SmemArena, one Take per logical buffer.
+// 2. Nobody spins on plain memory; waits go through MBarrierWait or LoadAcquire.
+// 3. All lanes of a warp reach a collective (shuffle, ballot, ldmatrix, mma) from one source line;
+//    an early return is for whole warps, before any collective.
+// 4. Arguments are plain structs by value; no device lambdas as arguments, no __constant__, no
+//    __CUDA_ARCH__ in kernels: the emulated path would differ.
+// 5. Files are compiled without contraction (-fmad=false); a fused product is written fmaf.
+// Source: PTX ISA 9.0, the section named beside each wrapper.
+#pragma once
+
+#ifdef FACET_CUDA_EMULATED
+#include "tests/support/cuda_emulator/device.h"
+#else
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#define FACET_DEVICE __device__ __forceinline__
+
+// A variable of the block in static shared memory: FACET_SHARED(is_last, bool).
+#define FACET_SHARED(name, ...) __shared__ std::type_identity_t<__VA_ARGS__> name
+
+namespace facet::kernels::ptx {
+
+extern __shared__ __align__(1024) unsigned char dynamic_smem[];
+
+// Cuts the dynamic shared memory of a launch into buffers. Every thread makes the same calls.
+class SmemArena {
+ public:
+  template <typename T>
+  FACET_DEVICE T* Take(size_t count, size_t align = 16) {
+    used_ = (used_ + align - 1) / align * align;
+    T* piece = reinterpret_cast<T*>(dynamic_smem + used_);
+    used_ += count * sizeof(T);
+    return piece;
+  }
+
+ private:
+  size_t used_ = 0;
+};
+
+FACET_DEVICE uint32_t SharedAddress(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+// --- Barriers and votes -----------------------------------------------------------------------
+
+FACET_DEVICE void SyncThreads() { __syncthreads(); }
+
+FACET_DEVICE void SyncWarp() { __syncwarp(); }
+
+// bar.sync / bar.arrive: num_threads threads meet at barrier id (1 to 15; 0 is SyncThreads).
+FACET_DEVICE void NamedBarrierSync(int id, uint32_t num_threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
+}
+
+FACET_DEVICE void NamedBarrierArrive(int id, uint32_t num_threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
+}
+
+// All 32 lanes take part. T has 4 or 8 bytes.
+template <typename T>
+FACET_DEVICE T ShuffleXor(T value, int lane_mask) {
+  return __shfl_xor_sync(~0U, value, lane_mask);
+}
+
+template <typename T>
+FACET_DEVICE T ShuffleFrom(T value, int lane) {
+  return __shfl_sync(~0U, value, lane);
+}
+
+template <typename T>
+FACET_DEVICE T ShuffleUp(T value, int delta) {
+  return __shfl_up_sync(~0U, value, delta);
+}
+
+FACET_DEVICE uint32_t Ballot(bool vote) { return __ballot_sync(~0U, vote); }
+
+// --- Memory between blocks --------------------------------------------------------------------
+
+FACET_DEVICE void ThreadFence() { __threadfence(); }
+
+// Relaxed, device scope; returns the value before.
+template <typename T>
+FACET_DEVICE T AtomicAdd(T* address, std::type_identity_t<T> value) {
+  return atomicAdd(address, value);
+}
+
+template <typename T>
+FACET_DEVICE T AtomicMax(T* address, std::type_identity_t<T> value) {
+  return atomicMax(address, value);
+}
+
+// ld.acquire.gpu: may be called in a loop that waits for another block.
+FACET_DEVICE uint32_t LoadAcquire(const uint32_t* address) {
+  uint32_t value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  return value;
+}
+
+FACET_DEVICE void StoreRelease(uint32_t* address, uint32_t value) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+}
+
+// 16 bytes that no other block of this launch reads: past L1, first to leave L2 (weights).
+FACET_DEVICE uint4 LoadStreaming16(const void* address) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(address));
+  return v;
+}
+
+// --- Asynchronous copies to shared memory (9.7.9.25) ------------------------------------------
+
+// 16 bytes, zeros if not valid. Both addresses are multiples of 16.
+FACET_DEVICE void CpAsync16(void* shared, const void* global, bool valid = true) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(SharedAddress(shared)),
+               "l"(global), "r"(valid ? 16 : 0)
+               : "memory");
+}
+
+FACET_DEVICE void CpAsyncCommit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits until at most kGroups of this thread's groups are under way.
+template <int kGroups>
+FACET_DEVICE void CpAsyncWait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
+}
+
+FACET_DEVICE void MBarrierInit(uint64_t* barrier, uint32_t num_arrivals) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(SharedAddress(barrier)),
+               "r"(num_arrivals)
+               : "memory");
+}
+
+FACET_DEVICE void MBarrierInitFence() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+FACET_DEVICE void MBarrierArrive(uint64_t* barrier) {
+  asm volatile("{ .reg .b64 t; mbarrier.arrive.shared.b64 t, [%0]; }" ::"r"(SharedAddress(barrier))
+               : "memory");
+}
+
+FACET_DEVICE void MBarrierArriveExpect(uint64_t* barrier, uint32_t bytes) {
+  asm volatile("{ .reg .b64 t; mbarrier.arrive.expect_tx.shared.b64 t, [%0], %1; }" ::"r"(
+                   SharedAddress(barrier)),
+               "r"(bytes)
+               : "memory");
+}
+
+// Until the phase of this parity has ended.
+FACET_DEVICE void MBarrierWait(uint64_t* barrier, uint32_t parity) {
+  uint32_t done = 0;
+  while (done == 0) {
+    asm volatile(
+        "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+        : "=r"(done)
+        : "r"(SharedAddress(barrier)), "r"(parity)
+        : "memory");
+  }
+}
+
+// cp.async.bulk: bytes is a multiple of 16; lands when the barrier's phase ends.
+FACET_DEVICE void BulkCopyToShared(void* shared,
+                                   const void* global,
+                                   uint32_t bytes,
+                                   uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(SharedAddress(shared)),
+      "l"(global), "r"(bytes), "r"(SharedAddress(barrier))
+      : "memory");
+}
+
+FACET_DEVICE void FenceProxyAsync() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// --- Matrix fragments (9.7.14) ----------------------------------------------------------------
+
+// Four 8x8 matrices of 16-bit elements; lane i gives the address of row i % 8 of matrix i / 8.
+FACET_DEVICE void LdMatrixX4(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(SharedAddress(row))
+               : "memory");
+}
+
+FACET_DEVICE void LdMatrixX4Trans(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(SharedAddress(row))
+               : "memory");
+}
+
+FACET_DEVICE void LdMatrixX2(uint32_t (&r)[2], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(SharedAddress(row))
+               : "memory");
+}
+
+// mma.sync m16n8k16, bf16 in, f32 out: d += a b. With g = lane / 4 and t = lane % 4:
+//   a[0..3]: rows g, g + 8, g, g + 8; columns 2t, 2t + 1 in a[0], a[1] and 2t + 8, 2t + 9 in a[2],
+//   a[3]. b[0], b[1]: rows 2t, 2t + 1 and 2t + 8, 2t + 9 of column g. d[0..3]: row g columns 2t,
+//   2t + 1, then row g + 8.
+FACET_DEVICE void MmaBf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// Two floats rounded to nearest even bf16; low in the lower half.
+FACET_DEVICE uint32_t PackBf16(float low, float high) {
+  uint32_t packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
+// 2^x to some 2 ulp; the one operation whose bits differ from the emulator's.
+FACET_DEVICE float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// --- Programmatic dependent launch (9.7.13.13) ------------------------------------------------
+
+// Until the launches before this one have ended and their writes can be seen. What comes before it
+// may touch weights only. Every kernel calls it once, also in blocks that have nothing to do.
+FACET_DEVICE void GridDependencyWait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
+// Lets the next launch begin; not a fence.
+FACET_DEVICE void GridDependencyLaunch() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+// --- Launch -----------------------------------------------------------------------------------
+
+struct LaunchShape {
+  dim3 grid;
+  dim3 block;
+  size_t smem_bytes = 0;  // What the kernel's SmemArena takes.
+  cudaStream_t stream = nullptr;
+  bool overlap_previous = true;  // The kernel calls GridDependencyWait.
+};
+
+// Enqueues kernel(args...). The first launch error is returned, not kept.
+template <typename... Params, typename... Args>
+cudaError_t Launch(const LaunchShape& shape, void (*kernel)(Params...), Args&&... args) {
+  constexpr size_t kStaticLimit = 48 * 1024;
+  if (shape.smem_bytes > kStaticLimit) {
+    const cudaError_t error =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shape.smem_bytes));
+    if (error != cudaSuccess) return error;
+  }
+  cudaLaunchConfig_t config{};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.smem_bytes;
+  config.stream = shape.stream;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = shape.overlap_previous ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
+}
+
+}  // namespace facet::kernels::ptx
+
+#endif  // FACET_CUDA_EMULATED
