@@ -1,8 +1,8 @@
-// exp, log, tanh and GELU by polynomials: the same operations in the same order on every device, so
-// that equal inputs give equal bits without libm. Each stays within 2 ulp of the true value over
-// the range that is named. No contraction into fused operations is assumed or wanted: host files
-// that include this are compiled with -ffp-contract=off. Source of the coefficients: Cephes math
-// library (S. Moshier), expf.c, logf.c, tanhf.c.
+// exp, log, tanh, GELU, sin and cos by polynomials: the same operations in the same order on every
+// device, so that equal inputs give equal bits without libm. Each stays within 2 ulp of the true
+// value over the range that is named. No contraction into fused operations is assumed or wanted:
+// host files that include this are compiled with -ffp-contract=off, device files with -fmad=false.
+// Source of the coefficients: Cephes math library (S. Moshier), expf.c, logf.c, tanhf.c, sinf.c.
 #pragma once
 
 #include <cstdint>
@@ -77,6 +77,31 @@ FACET_ALWAYS_INLINE float ApproxTanh(float x) {
 FACET_ALWAYS_INLINE float ApproxGelu(float x) {
   const float inner = 0.797884560802865F * (x + 0.044715F * (x * x * x));
   return 0.5F * x * (1.0F + ApproxTanh(inner));
+}
+
+// sin and cos of an angle of at most 2^20 either way. The nearest multiple of pi/2 is taken away in
+// double, in two parts of which the first has 33 bits, so that its product with the multiple is
+// exact (Cody and Waite; constants of fdlibm e_rem_pio2.c).
+FACET_ALWAYS_INLINE void ApproxSinCos(float angle, float& sin, float& cos) {
+  // Adding and taking away 1.5 * 2^52 rounds to nearest even.
+  const double shifted = static_cast<double>(angle) * 0.63661977236758134 + 6755399441055744.0;
+  const double multiple = shifted - 6755399441055744.0;
+  const double rest = static_cast<double>(angle) - multiple * 1.57079632673412561417;
+  const auto x = static_cast<float>(rest - multiple * 6.07710050650619224932e-11);
+  const float z = x * x;
+  float p = -1.9515295891e-4F;
+  p = p * z + 8.3321608736e-3F;
+  p = p * z - 1.6666654611e-1F;
+  const float s = p * z * x + x;
+  float q = 2.443315711809948e-5F;
+  q = q * z - 1.388731625493765e-3F;
+  q = q * z + 4.166664568298827e-2F;
+  const float c = q * z * z - 0.5F * z + 1.0F;
+  const int32_t quadrant = static_cast<int32_t>(multiple) & 3;
+  const float turned_sin = quadrant % 2 == 0 ? s : c;
+  const float turned_cos = quadrant % 2 == 0 ? c : s;
+  sin = quadrant < 2 ? turned_sin : -turned_sin;
+  cos = quadrant == 0 || quadrant == 3 ? turned_cos : -turned_cos;
 }
 
 }  // namespace facet::kernels

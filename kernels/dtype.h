@@ -6,7 +6,11 @@
 
 // Files compiled for one CPU tier include this header: a copy of these functions out of line, with
 // that tier's instructions, must never be the one the linker keeps.
+#ifdef __CUDACC__
+#define FACET_ALWAYS_INLINE __host__ __device__ inline __attribute__((always_inline))
+#else
 #define FACET_ALWAYS_INLINE inline __attribute__((always_inline))
+#endif
 
 namespace facet::kernels {
 

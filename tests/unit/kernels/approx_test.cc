@@ -40,6 +40,27 @@ TEST(ApproxTest, GeluIsNearTheFormula) {
   }
 }
 
+// Near a zero of sin or cos the rest of the angle is small, and so is the bound of 2 ulp.
+TEST(ApproxTest, SinAndCosStayWithinTwoUlps) {
+  const auto expect = [](float angle) {
+    float sin = 0;
+    float cos = 0;
+    ApproxSinCos(angle, sin, cos);
+    EXPECT_LE(UlpsApart(sin, std::sin(double{angle})), 2) << angle;
+    EXPECT_LE(UlpsApart(cos, std::cos(double{angle})), 2) << angle;
+  };
+  for (float angle = -10; angle < 400; angle += 0.0037F) expect(angle);
+  for (float angle = 400; angle < 3e5F; angle += 1.37F) expect(angle);
+  for (int quarters = 1; quarters < 200'000; ++quarters) {
+    expect(static_cast<float>(quarters * 1.5707963267948966));
+  }
+  float sin = 1;
+  float cos = 0;
+  ApproxSinCos(0, sin, cos);
+  EXPECT_EQ(sin, 0);
+  EXPECT_EQ(cos, 1);
+}
+
 // Known answer of Philox 4x32-10 for counter and key of zeros (Random123's kat_vectors).
 TEST(SamplingMathTest, PhiloxGivesItsKnownAnswer) {
   EXPECT_EQ(Philox(0, 0, 0, 0, 0, 0), 0x6627e8d5U);
