@@ -62,6 +62,9 @@ class Backend {
   // must outlive the result.
   virtual HostTable KeepTable(const ConstTensorView& host);
 
+  // After the last Pack, Upload and KeepTable: frees what only loading needs.
+  virtual void EndLoading() {}
+
   // Waits for the ops before it.
   virtual void CopyToHost(void* host, const void* device, int64_t bytes);
 

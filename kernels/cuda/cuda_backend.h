@@ -13,7 +13,7 @@
 #include <cuda_runtime.h>
 
 #include <array>
-#include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -30,13 +30,19 @@ struct CudaDeviceInfo {
   int64_t free_bytes = 0;
 };
 
+struct CudaOptions {
+  int device = 0;
+  // Tables of which a step reads a few rows per token stay in pinned host memory (E4B: 5.6 GB).
+  bool tables_on_host = false;
+};
+
 class CudaBackend final : public Backend {
  public:
   // A message if this process cannot use the device, else empty; info is then filled.
   static std::string Probe(int device, CudaDeviceInfo& info);
 
   // The device must have passed Probe.
-  explicit CudaBackend(int device);
+  explicit CudaBackend(const CudaOptions& options);
   ~CudaBackend() override;
 
   std::string name() const override;
@@ -49,6 +55,7 @@ class CudaBackend final : public Backend {
   PackedWeight Pack(const ConstTensorView& weight, WeightFormat format) override;
   Buffer Upload(const ConstTensorView& host, DType dtype) override;
   HostTable KeepTable(const ConstTensorView& host) override;
+  void EndLoading() override;
   void BeginStep() override;
   ConstTensorView StageInts(std::span<const int32_t> host) override;
   AttentionBatch StageRows(std::span<const AttentionRow> rows) override;
@@ -82,25 +89,36 @@ class CudaBackend final : public Backend {
 
   void* GrowScratch(Scratch purpose, int64_t bytes);
 
+  // A piece of memory on both sides, and when the device has read what was last put there.
+  struct Staging {
+    Buffer host;  // Pinned.
+    Buffer device;
+    int64_t used = 0;
+    cudaEvent_t copied = nullptr;
+  };
+
+  static Buffer AllocatePinned(int64_t bytes);
+  void CopyToDevice(void* device, const void* host, int64_t bytes);
+
+  // One of two pieces, free to be written, at least bytes long.
+  Staging& NextLoadPiece(int64_t bytes);
+
   // A stream-ordered copy of host memory, valid until the BeginStep after the next.
   const void* Stage(const void* host, int64_t bytes);
 
   // The device breaks mid-step: the process dies with the op's name and CUDA's words.
   static void Check(cudaError_t error, const char* what);
 
+  const CudaOptions options_;
   CudaDeviceInfo info_;
-  int device_ = 0;
   cudaStream_t stream_ = nullptr;
   std::array<Buffer, static_cast<size_t>(Scratch::kNum)> scratch_;
-  // Two steps' worth of staged bytes: pinned on the host, and their copies on the device.
-  struct Staging {
-    Buffer host;
-    Buffer device;
-    int64_t used = 0;
-    cudaEvent_t copied = nullptr;
-  };
+  std::array<Staging, 2> load_pieces_;
+  int load_index_ = 0;
+  // What the last two steps staged.
   std::array<Staging, 2> staging_;
   int staging_index_ = 0;
+  std::vector<Buffer> retired_;  // Outgrown staging memory that a running step may still read.
 };
 
 }  // namespace facet::kernels

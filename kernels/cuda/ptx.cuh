@@ -15,7 +15,7 @@
 #pragma once
 
 #ifdef FACET_CUDA_EMULATED
-#include "tests/support/cuda_emulator/device.h"
+#include <cuda_emulator/device.h>
 #else
 
 #include <cuda_runtime.h>

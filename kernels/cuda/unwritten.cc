@@ -1,0 +1,64 @@
+// Ops that no .cu file defines yet: weak, so that a file that defines one replaces it.
+// TODO(#4): ends when the last op is there.
+#include "base/check.h"
+#include "kernels/cuda/cuda_backend.h"
+
+namespace facet::kernels {
+
+__attribute__((weak)) void CudaBackend::DoEmbed(const EmbedArgs&) {
+  FACET_CHECK(false) << "not written";
+}
+
+__attribute__((weak)) void CudaBackend::DoPleInputs(const PleInputsArgs&) {
+  FACET_CHECK(false) << "not written";
+}
+
+__attribute__((weak)) void CudaBackend::DoNormQkv(const NormQkvArgs&) {
+  FACET_CHECK(false) << "not written";
+}
+
+__attribute__((weak)) void CudaBackend::DoPagedAttention(const PagedAttentionArgs&) {
+  FACET_CHECK(false) << "not written";
+}
+
+__attribute__((weak)) void CudaBackend::DoOutputProj(const OutputProjArgs&) {
+  FACET_CHECK(false) << "not written";
+}
+
+__attribute__((weak)) void CudaBackend::DoNormGateUp(const NormGateUpArgs&) {
+  FACET_CHECK(false) << "not written";
+}
+
+__attribute__((weak)) void CudaBackend::DoMlpDown(const MlpDownArgs&) {
+  FACET_CHECK(false) << "not written";
+}
+
+__attribute__((weak)) void CudaBackend::DoNormRouterTopK(const NormRouterTopKArgs&) {
+  FACET_CHECK(false) << "not written";
+}
+
+__attribute__((weak)) void CudaBackend::DoMoeUp(const MoeUpArgs&) {
+  FACET_CHECK(false) << "not written";
+}
+
+__attribute__((weak)) void CudaBackend::DoMoeDown(const MoeDownArgs&) {
+  FACET_CHECK(false) << "not written";
+}
+
+__attribute__((weak)) void CudaBackend::DoMoeCombine(const MoeCombineArgs&) {
+  FACET_CHECK(false) << "not written";
+}
+
+__attribute__((weak)) void CudaBackend::DoPleInject(const PleInjectArgs&) {
+  FACET_CHECK(false) << "not written";
+}
+
+__attribute__((weak)) void CudaBackend::DoHead(const HeadArgs&) {
+  FACET_CHECK(false) << "not written";
+}
+
+__attribute__((weak)) void CudaBackend::DoSample(const SampleArgs&) {
+  FACET_CHECK(false) << "not written";
+}
+
+}  // namespace facet::kernels
