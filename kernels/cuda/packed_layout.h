@@ -12,22 +12,30 @@
 
 #include <cstdint>
 
+#include "kernels/dtype.h"
+
 namespace facet::kernels {
 
 inline constexpr int kTileRows = 16;
 inline constexpr int kBlockCols = 32;
 inline constexpr int kBlockElements = kTileRows * kBlockCols;
 
-constexpr int64_t NumRowTiles(int64_t rows) { return (rows + kTileRows - 1) / kTileRows; }
+FACET_ALWAYS_INLINE constexpr int64_t NumRowTiles(int64_t rows) {
+  return (rows + kTileRows - 1) / kTileRows;
+}
 
-constexpr int64_t NumColBlocks(int64_t cols) { return (cols + kBlockCols - 1) / kBlockCols; }
+FACET_ALWAYS_INLINE constexpr int64_t NumColBlocks(int64_t cols) {
+  return (cols + kBlockCols - 1) / kBlockCols;
+}
 
-constexpr int64_t PackedElements(int64_t rows, int64_t cols) {
+FACET_ALWAYS_INLINE constexpr int64_t PackedElements(int64_t rows, int64_t cols) {
   return NumRowTiles(rows) * NumColBlocks(cols) * kBlockElements;
 }
 
 // Place of element (row, col) in a packed matrix of num_col_blocks blocks a row.
-constexpr int64_t PackedIndex(int64_t row, int64_t col, int64_t num_col_blocks) {
+FACET_ALWAYS_INLINE constexpr int64_t PackedIndex(int64_t row,
+                                                  int64_t col,
+                                                  int64_t num_col_blocks) {
   const int64_t block = row / kTileRows * num_col_blocks + col / kBlockCols;
   const int64_t row_in_tile = row % kTileRows;
   const int64_t col_in_block = col % kBlockCols;
