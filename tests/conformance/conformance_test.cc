@@ -1,4 +1,4 @@
-// Every op on every CPU tier against the reference, on random shapes.
+// Every op of every peer against the reference, on random shapes.
 //
 // Tolerances. float32: the reference sums in double, so what differs is the backend's float32
 // rounding, some 1e-6 of the terms' size for the k used here; 2e-5 of the output's scale leaves
@@ -8,22 +8,25 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <deque>
 #include <memory>
 #include <random>
+#include <utility>
+#include <vector>
 
-#include "kernels/cpu/cpu_backend.h"
 #include "kernels/reference/reference_backend.h"
+#include "tests/conformance/peers.h"
 
 namespace facet::kernels {
 namespace {
 
 struct Setting {
-  CpuTier tier;
+  Peer peer;
   DType dtype;
   uint32_t seed;
 };
 
-void PrintTo(const Setting& setting, std::ostream* out) { *out << NameOf(setting.tier); }
+void PrintTo(const Setting& setting, std::ostream* out) { *out << setting.peer.name; }
 
 // A host tensor that owns its memory.
 class Tensor {
@@ -34,9 +37,11 @@ class Tensor {
     bytes_.resize(static_cast<size_t>(size * SizeOf(dtype)));
   }
 
-  TensorView view() { return Make<TensorView>(bytes_.data()); }
+  TensorView view() { return ViewOf<TensorView>(bytes_.data()); }
 
-  ConstTensorView view() const { return Make<ConstTensorView>(bytes_.data()); }
+  ConstTensorView view() const { return ViewOf<ConstTensorView>(bytes_.data()); }
+
+  int64_t num_bytes() const { return static_cast<int64_t>(bytes_.size()); }
 
   int64_t size() const { return static_cast<int64_t>(bytes_.size()) / SizeOf(dtype_); }
 
@@ -58,9 +63,9 @@ class Tensor {
 
   bool operator==(const Tensor& other) const { return bytes_ == other.bytes_; }
 
- private:
+  // A view of this shape over data.
   template <typename View, typename Data>
-  View Make(Data* data) const {
+  View ViewOf(Data* data) const {
     switch (shape_.size()) {
       case 1:
         return View(data, dtype_, {shape_[0]});
@@ -71,21 +76,72 @@ class Tensor {
     }
   }
 
+ private:
   DType dtype_;
   std::vector<int64_t> shape_;
   std::vector<std::byte> bytes_;
 };
 
+// A backend and what a test's tensors are to it: the host's memory, or copies on a device.
+class Side {
+ public:
+  Side(std::unique_ptr<Backend> backend, bool reads_host_memory)
+      : backend_(std::move(backend)), reads_host_memory_(reads_host_memory) {}
+
+  Backend* operator->() { return backend_.get(); }
+
+  // What an op reads.
+  ConstTensorView View(const Tensor& tensor) {
+    return reads_host_memory_ ? tensor.view() : tensor.ViewOf<ConstTensorView>(Copy(tensor));
+  }
+
+  // What it writes; Fetch brings it back.
+  TensorView View(Tensor& tensor) {
+    if (reads_host_memory_) return tensor.view();
+    void* copy = Copy(tensor);
+    outputs_.push_back({&tensor, copy});
+    return tensor.ViewOf<TensorView>(copy);
+  }
+
+  void Fetch() {
+    for (const auto& [tensor, copy] : outputs_) {
+      backend_->CopyToHost(tensor->view().raw(), copy, tensor->num_bytes());
+    }
+    outputs_.clear();
+    copies_.clear();
+  }
+
+ private:
+  void* Copy(const Tensor& tensor) {
+    copies_.push_back(backend_->Upload(
+        ConstTensorView(tensor.view().raw(), tensor.view().dtype(), {tensor.size()}),
+        tensor.view().dtype()));
+    return copies_.back().data();
+  }
+
+  std::unique_ptr<Backend> backend_;
+  const bool reads_host_memory_;
+  std::deque<Buffer> copies_;
+  std::vector<std::pair<Tensor*, void*>> outputs_;
+};
+
 class ConformanceTest : public testing::TestWithParam<Setting> {
  protected:
   ConformanceTest()
-      : random_(GetParam().seed), dtype_(GetParam().dtype), cpu_(GetParam().tier, 2) {}
+      : random_(GetParam().seed),
+        dtype_(GetParam().dtype),
+        reference_(std::make_unique<ReferenceBackend>(), true),
+        peer_(GetParam().peer.make(), GetParam().peer.reads_host_memory) {}
 
   int64_t Between(int64_t least, int64_t most) {
     return least + static_cast<int64_t>(random_() % static_cast<uint64_t>(most - least + 1));
   }
 
-  int64_t Even(int64_t least, int64_t most) { return Between(least / 2, most / 2) * 2; }
+  // A width that the peer takes.
+  int64_t Width(int64_t least, int64_t most) {
+    const int64_t unit = GetParam().peer.width_unit;
+    return Between((least + unit - 1) / unit, most / unit) * unit;
+  }
 
   Tensor Random(std::vector<int64_t> shape, float deviation = 1) {
     Tensor tensor(dtype_, std::move(shape));
@@ -104,13 +160,17 @@ class ConformanceTest : public testing::TestWithParam<Setting> {
 
   struct Packed {
     PackedWeight reference;
-    PackedWeight cpu;
+    PackedWeight peer;
   };
+
+  const PackedWeight& On(const Side& side, const Packed& packed) const {
+    return &side == &peer_ ? packed.peer : packed.reference;
+  }
 
   Packed RandomWeight(int64_t rows, int64_t cols) {
     const Tensor weight = Random({rows, cols}, 1 / std::sqrt(static_cast<float>(cols)));
-    return {reference_.Pack(weight.view(), FormatOf(dtype_)),
-            cpu_.Pack(weight.view(), FormatOf(dtype_))};
+    return {reference_->Pack(weight.view(), FormatOf(dtype_)),
+            peer_->Pack(weight.view(), FormatOf(dtype_))};
   }
 
   void ExpectClose(const Tensor& got, const Tensor& want, const char* what) {
@@ -127,27 +187,28 @@ class ConformanceTest : public testing::TestWithParam<Setting> {
 
   std::mt19937 random_;
   const DType dtype_;
-  ReferenceBackend reference_;
-  CpuBackend cpu_;
+  Side reference_;
+  Side peer_;
 };
 
 TEST_P(ConformanceTest, Embed) {
   const int64_t tokens = Between(1, 20);
-  const int64_t hidden = Even(2, 200);
+  const int64_t hidden = Width(2, 200);
   const Packed table = RandomWeight(70, hidden);
   Tensor ids(DType::kI32, {tokens});
   for (int64_t t = 0; t < tokens; ++t) ids.view().as<int32_t>()[t] = Between(0, 69);
   Tensor want(dtype_, {tokens, hidden});
   Tensor got(dtype_, {tokens, hidden});
-  reference_.Embed({ids.view(), table.reference, 9.75F, want.view()});
-  cpu_.Embed({ids.view(), table.cpu, 9.75F, got.view()});
+  reference_->Embed({reference_.View(ids), table.reference, 9.75F, reference_.View(want)});
+  peer_->Embed({peer_.View(ids), table.peer, 9.75F, peer_.View(got)});
+  peer_.Fetch();
   EXPECT_TRUE(got == want);  // One product, one rounding: no freedom.
 }
 
 TEST_P(ConformanceTest, PleInputs) {
   const int64_t tokens = Between(1, 9);
-  const int64_t hidden = Even(2, 120);
-  const int64_t ple_size = Even(2, 40);
+  const int64_t hidden = Width(2, 120);
+  const int64_t ple_size = Width(2, 40);
   const int64_t width = ple_size * Between(1, 5);
   const Tensor table = Random({50, width});
   const Tensor embedded = Random({tokens, hidden});
@@ -157,32 +218,35 @@ TEST_P(ConformanceTest, PleInputs) {
   for (int64_t t = 0; t < tokens; ++t) ids.view().as<int32_t>()[t] = Between(0, 49);
   Tensor want(dtype_, {tokens, width});
   Tensor got(dtype_, {tokens, width});
-  const auto args = [&](const PackedWeight& weight, Tensor& out) {
-    return PleInputsArgs{ids.view(), table.view(), embedded.view(), weight,    norm.view(),
-                         4.0F,       0.1F,         1e-5F,           out.view()};
+  const auto args = [&](Side& side, const PackedWeight& weight, Tensor& out) {
+    return PleInputsArgs{
+        side.View(ids), side.View(table), side.View(embedded), weight, side.View(norm), 4.0F, 0.1F,
+        1e-5F,          side.View(out)};
   };
-  reference_.PleInputs(args(projection.reference, want));
-  cpu_.PleInputs(args(projection.cpu, got));
+  reference_->PleInputs(args(reference_, projection.reference, want));
+  peer_->PleInputs(args(peer_, projection.peer, got));
+  peer_.Fetch();
   ExpectClose(got, want, "ple");
 }
 
 TEST_P(ConformanceTest, NormQkv) {
   const int64_t tokens = Between(1, 60);
-  const int64_t hidden = Even(2, 200);
+  const int64_t hidden = Width(2, 200);
   const Tensor input = Random({tokens, hidden}, 3);
   const Tensor norm = RandomNorm(hidden);
   const Packed q = RandomWeight(Between(1, 150), hidden);
   const Packed k = RandomWeight(Between(1, 50), hidden);
-  const Packed v = RandomWeight(k.cpu.rows, hidden);
+  const Packed v = RandomWeight(k.peer.rows, hidden);
   for (int parts = 1; parts <= 3; ++parts) {
-    const int64_t width = q.cpu.rows + (parts - 1) * k.cpu.rows;
+    const int64_t width = q.peer.rows + (parts - 1) * k.peer.rows;
     Tensor want(dtype_, {tokens, width});
     Tensor got(dtype_, {tokens, width});
-    reference_.NormQkv({input.view(), norm.view(), 1e-6F, &q.reference,
-                        parts > 1 ? &k.reference : nullptr, parts > 2 ? &v.reference : nullptr,
-                        want.view()});
-    cpu_.NormQkv({input.view(), norm.view(), 1e-6F, &q.cpu, parts > 1 ? &k.cpu : nullptr,
-                  parts > 2 ? &v.cpu : nullptr, got.view()});
+    reference_->NormQkv({reference_.View(input), reference_.View(norm), 1e-6F, &q.reference,
+                         parts > 1 ? &k.reference : nullptr, parts > 2 ? &v.reference : nullptr,
+                         reference_.View(want)});
+    peer_->NormQkv({peer_.View(input), peer_.View(norm), 1e-6F, &q.peer,
+                    parts > 1 ? &k.peer : nullptr, parts > 2 ? &v.peer : nullptr, peer_.View(got)});
+    peer_.Fetch();
     ExpectClose(got, want, "qkv");
   }
 }
@@ -190,7 +254,7 @@ TEST_P(ConformanceTest, NormQkv) {
 // Several steps over one cache: prefill chunks and decode rows of several sequences, each backend
 // on a cache of its own layout.
 TEST_P(ConformanceTest, PagedAttention) {
-  const int head_dim = static_cast<int>(Between(1, 4)) * 16;
+  const int head_dim = 16 << Between(0, 2);
   const int kv_heads = static_cast<int>(Between(1, 3));
   const int q_heads = kv_heads * static_cast<int>(Between(1, 6));
   const int64_t window = Between(0, 1) * Between(1, 40);
@@ -204,8 +268,8 @@ TEST_P(ConformanceTest, PagedAttention) {
   constexpr int kSequences = 3;
   constexpr int kBlocksEach = 8;
   const int64_t block_bytes = int64_t{2} * kv_heads * kBlockTokens * head_dim * SizeOf(dtype_);
-  const Buffer reference_cache = reference_.Allocate(kSequences * kBlocksEach * block_bytes);
-  const Buffer cpu_cache = cpu_.Allocate(kSequences * kBlocksEach * block_bytes);
+  const Buffer reference_cache = reference_->Allocate(kSequences * kBlocksEach * block_bytes);
+  const Buffer peer_cache = peer_->Allocate(kSequences * kBlocksEach * block_bytes);
   std::vector<std::vector<int32_t>> tables(kSequences);
   for (int s = 0; s < kSequences; ++s) {
     for (int b = 0; b < kBlocksEach; ++b) tables[s].push_back(b * kSequences + s);
@@ -228,56 +292,60 @@ TEST_P(ConformanceTest, PagedAttention) {
     Tensor qkv_copy = qkv;
     Tensor want(dtype_, {tokens, static_cast<int64_t>(q_heads) * head_dim});
     Tensor got = want;
-    const auto args = [&](Tensor& input, const Buffer& cache, Tensor& out) {
+    const auto args = [&](Side& side, Tensor& input, const Buffer& cache, Tensor& out) {
       return PagedAttentionArgs{
-          .qkv = input.view(),
-          .q_norm = q_norm.view(),
-          .k_norm = k_norm.view(),
-          .inv_freq = inv_freq.view(),
+          .qkv = side.View(input),
+          .q_norm = side.View(q_norm),
+          .k_norm = side.View(k_norm),
+          .inv_freq = side.View(inv_freq),
           .eps = 1e-6F,
           .num_q_heads = q_heads,
           .num_kv_heads = kv_heads,
           .head_dim = head_dim,
           .k_eq_v = k_eq_v,
           .window = window,
-          .batch = {.rows = rows},
+          .batch = side->StageRows(rows),
           .kv = {.base = static_cast<std::byte*>(cache.data()), .block_stride = block_bytes},
-          .out = out.view()};
+          .out = side.View(out)};
     };
-    reference_.PagedAttention(args(qkv, reference_cache, want));
-    cpu_.PagedAttention(args(qkv_copy, cpu_cache, got));
+    reference_->PagedAttention(args(reference_, qkv, reference_cache, want));
+    peer_->PagedAttention(args(peer_, qkv_copy, peer_cache, got));
+    peer_.Fetch();
     ExpectClose(got, want, "attention");
   }
 }
 
 TEST_P(ConformanceTest, OutputProj) {
   const int64_t tokens = Between(1, 70);
-  const Packed weight = RandomWeight(Between(1, 200), Even(2, 300));
-  const Tensor input = Random({tokens, weight.cpu.cols});
-  Tensor want(dtype_, {tokens, weight.cpu.rows});
+  const Packed weight = RandomWeight(Between(1, 200), Width(2, 300));
+  const Tensor input = Random({tokens, weight.peer.cols});
+  Tensor want(dtype_, {tokens, weight.peer.rows});
   Tensor got = want;
-  reference_.OutputProj({input.view(), weight.reference, want.view()});
-  cpu_.OutputProj({input.view(), weight.cpu, got.view()});
+  reference_->OutputProj({reference_.View(input), weight.reference, reference_.View(want)});
+  peer_->OutputProj({peer_.View(input), weight.peer, peer_.View(got)});
+  peer_.Fetch();
   ExpectClose(got, want, "out");
 }
 
 TEST_P(ConformanceTest, NormGateUpAndMlpDown) {
   const int64_t tokens = Between(1, 60);
-  const int64_t hidden = Even(2, 150);
-  const Packed gate = RandomWeight(Even(2, 200), hidden);
-  const Packed up = RandomWeight(gate.cpu.rows, hidden);
-  const Packed down = RandomWeight(hidden, gate.cpu.rows);
+  const int64_t hidden = Width(2, 150);
+  const Packed gate = RandomWeight(Width(2, 200), hidden);
+  const Packed up = RandomWeight(gate.peer.rows, hidden);
+  const Packed down = RandomWeight(hidden, gate.peer.rows);
   const Tensor attention = Random({tokens, hidden});
   const Tensor norm1 = RandomNorm(hidden);
   const Tensor norm2 = RandomNorm(hidden);
   Tensor hidden_want = Random({tokens, hidden});
   Tensor hidden_got = hidden_want;
-  Tensor act_want(dtype_, {tokens, gate.cpu.rows});
+  Tensor act_want(dtype_, {tokens, gate.peer.rows});
   Tensor act_got = act_want;
-  reference_.NormGateUp({hidden_want.view(), attention.view(), norm1.view(), norm2.view(), 1e-6F,
-                         gate.reference, up.reference, act_want.view()});
-  cpu_.NormGateUp({hidden_got.view(), attention.view(), norm1.view(), norm2.view(), 1e-6F, gate.cpu,
-                   up.cpu, act_got.view()});
+  reference_->NormGateUp({reference_.View(hidden_want), reference_.View(attention),
+                          reference_.View(norm1), reference_.View(norm2), 1e-6F, gate.reference,
+                          up.reference, reference_.View(act_want)});
+  peer_->NormGateUp({peer_.View(hidden_got), peer_.View(attention), peer_.View(norm1),
+                     peer_.View(norm2), 1e-6F, gate.peer, up.peer, peer_.View(act_got)});
+  peer_.Fetch();
   ExpectClose(hidden_got, hidden_want, "hidden");
   ExpectClose(act_got, act_want, "act");
   for (const bool finish : {false, true}) {
@@ -285,10 +353,12 @@ TEST_P(ConformanceTest, NormGateUpAndMlpDown) {
     Tensor end_got = hidden_want;
     Tensor out_want(dtype_, {tokens, hidden});
     Tensor out_got = out_want;
-    reference_.MlpDown({act_want.view(), down.reference, out_want.view(),
-                        finish ? end_want.view() : TensorView(), norm1.view(), 0.7F, 1e-6F});
-    cpu_.MlpDown({act_want.view(), down.cpu, out_got.view(), finish ? end_got.view() : TensorView(),
-                  norm1.view(), 0.7F, 1e-6F});
+    reference_->MlpDown({reference_.View(act_want), down.reference, reference_.View(out_want),
+                         finish ? reference_.View(end_want) : TensorView(), reference_.View(norm1),
+                         0.7F, 1e-6F});
+    peer_->MlpDown({peer_.View(act_want), down.peer, peer_.View(out_got),
+                    finish ? peer_.View(end_got) : TensorView(), peer_.View(norm1), 0.7F, 1e-6F});
+    peer_.Fetch();
     ExpectClose(out_got, out_want, "out");
     ExpectClose(end_got, end_want, "end");
   }
@@ -296,9 +366,9 @@ TEST_P(ConformanceTest, NormGateUpAndMlpDown) {
 
 TEST_P(ConformanceTest, MoeFromRouterToCombine) {
   const int64_t tokens = Between(1, 40);
-  const int64_t hidden = Even(16, 120);
-  const int64_t width = Even(2, 90);
-  const int64_t dense_width = Even(2, 90);
+  const int64_t hidden = Width(16, 120);
+  const int64_t width = Width(2, 90);
+  const int64_t dense_width = Width(2, 90);
   const int64_t num_experts = Between(4, 24);
   const int64_t top_k = Between(1, 4);
   const Tensor attention = Random({tokens, hidden});
@@ -308,8 +378,8 @@ TEST_P(ConformanceTest, MoeFromRouterToCombine) {
   const Tensor expert_scale = RandomNorm(num_experts);
   // A wide spread keeps choices apart, so that they can be compared exactly.
   const Tensor router_values = Random({num_experts, hidden}, 3);
-  const PackedWeight router_reference = reference_.Pack(router_values.view(), FormatOf(dtype_));
-  const PackedWeight router_cpu = cpu_.Pack(router_values.view(), FormatOf(dtype_));
+  const PackedWeight router_reference = reference_->Pack(router_values.view(), FormatOf(dtype_));
+  const PackedWeight router_peer = peer_->Pack(router_values.view(), FormatOf(dtype_));
   Tensor hidden_want = Random({tokens, hidden});
   Tensor hidden_got = hidden_want;
 
@@ -323,23 +393,24 @@ TEST_P(ConformanceTest, MoeFromRouterToCombine) {
   };
   Outputs want = make();
   Outputs got = make();
-  const auto route = [&](Tensor& residual, const PackedWeight& router, Outputs& out) {
-    return NormRouterTopKArgs{residual.view(),
-                              attention.view(),
-                              norm.view(),
-                              norm.view(),
-                              norm2.view(),
-                              scale.view(),
+  const auto route = [&](Side& side, Tensor& residual, const PackedWeight& router, Outputs& out) {
+    return NormRouterTopKArgs{side.View(residual),
+                              side.View(attention),
+                              side.View(norm),
+                              side.View(norm),
+                              side.View(norm2),
+                              side.View(scale),
                               router,
-                              expert_scale.view(),
+                              side.View(expert_scale),
                               1e-6F,
-                              out.dense_in.view(),
-                              out.expert_in.view(),
-                              out.ids.view(),
-                              out.weights.view()};
+                              side.View(out.dense_in),
+                              side.View(out.expert_in),
+                              side.View(out.ids),
+                              side.View(out.weights)};
   };
-  reference_.NormRouterTopK(route(hidden_want, router_reference, want));
-  cpu_.NormRouterTopK(route(hidden_got, router_cpu, got));
+  reference_->NormRouterTopK(route(reference_, hidden_want, router_reference, want));
+  peer_->NormRouterTopK(route(peer_, hidden_got, router_peer, got));
+  peer_.Fetch();
   ExpectClose(hidden_got, hidden_want, "hidden");
   ExpectClose(got.expert_in, want.expert_in, "expert_in");
   if (dtype_ == DType::kF32) {
@@ -349,14 +420,14 @@ TEST_P(ConformanceTest, MoeFromRouterToCombine) {
 
   // From here on both go on from the reference's choices.
   std::vector<ExpertWeights> experts_reference(num_experts);
-  std::vector<ExpertWeights> experts_cpu(num_experts);
+  std::vector<ExpertWeights> experts_peer(num_experts);
   for (int64_t e = 0; e < num_experts; ++e) {
     Packed gate = RandomWeight(width, hidden);
     Packed up = RandomWeight(width, hidden);
     Packed down = RandomWeight(hidden, width);
     experts_reference[e] = {std::move(gate.reference), std::move(up.reference),
                             std::move(down.reference)};
-    experts_cpu[e] = {std::move(gate.cpu), std::move(up.cpu), std::move(down.cpu)};
+    experts_peer[e] = {std::move(gate.peer), std::move(up.peer), std::move(down.peer)};
   }
   const Packed dense_gate = RandomWeight(dense_width, hidden);
   const Packed dense_up = RandomWeight(dense_width, hidden);
@@ -365,11 +436,14 @@ TEST_P(ConformanceTest, MoeFromRouterToCombine) {
   Tensor act_got = act_want;
   Tensor dense_act_want(dtype_, {tokens, dense_width});
   Tensor dense_act_got = dense_act_want;
-  reference_.MoeUp({want.expert_in.view(), want.dense_in.view(), want.ids.view(), experts_reference,
-                    dense_gate.reference, dense_up.reference, act_want.view(),
-                    dense_act_want.view()});
-  cpu_.MoeUp({want.expert_in.view(), want.dense_in.view(), want.ids.view(), experts_cpu,
-              dense_gate.cpu, dense_up.cpu, act_got.view(), dense_act_got.view()});
+  reference_->MoeUp({reference_.View(want.expert_in), reference_.View(want.dense_in),
+                     reference_.View(want.ids), experts_reference, dense_gate.reference,
+                     dense_up.reference, reference_.View(act_want),
+                     reference_.View(dense_act_want)});
+  peer_->MoeUp({peer_.View(want.expert_in), peer_.View(want.dense_in), peer_.View(want.ids),
+                experts_peer, dense_gate.peer, dense_up.peer, peer_.View(act_got),
+                peer_.View(dense_act_got)});
+  peer_.Fetch();
   ExpectClose(act_got, act_want, "act");
   ExpectClose(dense_act_got, dense_act_want, "dense_act");
 
@@ -377,37 +451,40 @@ TEST_P(ConformanceTest, MoeFromRouterToCombine) {
   Tensor out_got = out_want;
   Tensor dense_want(dtype_, {tokens, hidden});
   Tensor dense_got = dense_want;
-  reference_.MoeDown({act_want.view(), dense_act_want.view(), want.ids.view(), experts_reference,
-                      dense_down.reference, out_want.view(), dense_want.view()});
-  cpu_.MoeDown({act_want.view(), dense_act_want.view(), want.ids.view(), experts_cpu,
-                dense_down.cpu, out_got.view(), dense_got.view()});
+  reference_->MoeDown({reference_.View(act_want), reference_.View(dense_act_want),
+                       reference_.View(want.ids), experts_reference, dense_down.reference,
+                       reference_.View(out_want), reference_.View(dense_want)});
+  peer_->MoeDown({peer_.View(act_want), peer_.View(dense_act_want), peer_.View(want.ids),
+                  experts_peer, dense_down.peer, peer_.View(out_got), peer_.View(dense_got)});
+  peer_.Fetch();
   ExpectClose(out_got, out_want, "out");
   ExpectClose(dense_got, dense_want, "dense_out");
 
   Tensor end_want = hidden_want;
   Tensor end_got = hidden_want;
-  const auto combine = [&](Tensor& end) {
-    return MoeCombineArgs{.hidden = end.view(),
-                          .out = out_want.view(),
-                          .dense_out = dense_want.view(),
-                          .topk_ids = want.ids.view(),
-                          .topk_weights = want.weights.view(),
+  const auto combine = [&](Side& side, Tensor& end) {
+    return MoeCombineArgs{.hidden = side.View(end),
+                          .out = side.View(out_want),
+                          .dense_out = side.View(dense_want),
+                          .topk_ids = side.View(want.ids),
+                          .topk_weights = side.View(want.weights),
                           .num_experts = static_cast<int>(num_experts),
-                          .post_norm_1 = norm.view(),
-                          .post_norm_2 = norm2.view(),
-                          .post_norm = norm.view(),
+                          .post_norm_1 = side.View(norm),
+                          .post_norm_2 = side.View(norm2),
+                          .post_norm = side.View(norm),
                           .layer_scalar = 0.8F,
                           .eps = 1e-6F};
   };
-  reference_.MoeCombine(combine(end_want));
-  cpu_.MoeCombine(combine(end_got));
+  reference_->MoeCombine(combine(reference_, end_want));
+  peer_->MoeCombine(combine(peer_, end_got));
+  peer_.Fetch();
   ExpectClose(end_got, end_want, "combined");
 }
 
 TEST_P(ConformanceTest, PleInject) {
   const int64_t tokens = Between(1, 30);
-  const int64_t hidden = Even(2, 150);
-  const int64_t ple_size = Even(2, 40);
+  const int64_t hidden = Width(2, 150);
+  const int64_t ple_size = Width(2, 40);
   const Packed gate = RandomWeight(ple_size, hidden);
   const Packed projection = RandomWeight(hidden, ple_size);
   const Tensor ffn = Random({tokens, hidden});
@@ -416,26 +493,30 @@ TEST_P(ConformanceTest, PleInject) {
   const Tensor norm2 = RandomNorm(hidden);
   Tensor want = Random({tokens, hidden});
   Tensor got = want;
-  reference_.PleInject({want.view(), ffn.view(), norm.view(), gate.reference, ple.view(), 1,
-                        projection.reference, norm2.view(), 0.6F, 1e-6F});
-  cpu_.PleInject({got.view(), ffn.view(), norm.view(), gate.cpu, ple.view(), 1, projection.cpu,
-                  norm2.view(), 0.6F, 1e-6F});
+  reference_->PleInject({reference_.View(want), reference_.View(ffn), reference_.View(norm),
+                         gate.reference, reference_.View(ple), 1, projection.reference,
+                         reference_.View(norm2), 0.6F, 1e-6F});
+  peer_->PleInject({peer_.View(got), peer_.View(ffn), peer_.View(norm), gate.peer, peer_.View(ple),
+                    1, projection.peer, peer_.View(norm2), 0.6F, 1e-6F});
+  peer_.Fetch();
   ExpectClose(got, want, "hidden");
 }
 
 TEST_P(ConformanceTest, Head) {
-  const int64_t hidden = Even(2, 200);
+  const int64_t hidden = Width(2, 200);
   const Packed weight = RandomWeight(Between(1, 300), hidden);
   const Tensor input = Random({9, hidden}, 4);
   const Tensor norm = RandomNorm(hidden);
   Tensor rows(DType::kI32, {3});
   for (int i = 0; i < 3; ++i) rows.view().as<int32_t>()[i] = 3 * i;
   for (const float cap : {0.0F, 2.5F}) {
-    Tensor want(DType::kF32, {3, weight.cpu.rows});
+    Tensor want(DType::kF32, {3, weight.peer.rows});
     Tensor got = want;
-    reference_.Head(
-        {input.view(), norm.view(), weight.reference, rows.view(), want.view(), 1e-6F, cap});
-    cpu_.Head({input.view(), norm.view(), weight.cpu, rows.view(), got.view(), 1e-6F, cap});
+    reference_->Head({reference_.View(input), reference_.View(norm), weight.reference,
+                      reference_.View(rows), reference_.View(want), 1e-6F, cap});
+    peer_->Head({peer_.View(input), peer_.View(norm), weight.peer, peer_.View(rows),
+                 peer_.View(got), 1e-6F, cap});
+    peer_.Fetch();
     ExpectClose(got, want, "logits");
   }
 }
@@ -478,8 +559,9 @@ TEST_P(ConformanceTest, Sample) {
   }
   std::vector<SampledToken> want(rows.size());
   std::vector<SampledToken> got(rows.size());
-  reference_.Sample({logits.view(), rows, want});
-  cpu_.Sample({logits.view(), rows, got});
+  reference_->Sample({reference_.View(logits), rows, want});
+  peer_->Sample({peer_.View(logits), rows, got});
+  peer_.Fetch();
   for (size_t i = 0; i < rows.size(); ++i) {
     ASSERT_EQ(got[i].id, want[i].id) << "row " << i << ", temperature " << rows[i].temperature;
     EXPECT_EQ(got[i].top_ids, want[i].top_ids);
@@ -491,9 +573,9 @@ TEST_P(ConformanceTest, SampleFlagsLogitsThatAreNotFinite) {
   Tensor logits(DType::kF32, {2, 40});
   logits.view().as<float>()[40 + 17] = std::nanf("");
   const std::vector<SampleRow> rows = {{.logits_row = 0}, {.logits_row = 1}};
-  for (Backend* backend : std::initializer_list<Backend*>{&reference_, &cpu_}) {
+  for (Side* side : {&reference_, &peer_}) {
     std::vector<SampledToken> tokens(2);
-    backend->Sample({logits.view(), rows, tokens});
+    (*side)->Sample({side->View(std::as_const(logits)), rows, tokens});
     EXPECT_TRUE(tokens[0].finite);
     EXPECT_FALSE(tokens[1].finite);
     EXPECT_EQ(tokens[1].id, -1);
@@ -502,20 +584,23 @@ TEST_P(ConformanceTest, SampleFlagsLogitsThatAreNotFinite) {
 
 std::vector<Setting> AllSettings() {
   std::vector<Setting> settings;
-  for (const CpuTier tier : {CpuTier::kScalar, CpuTier::kAvx2, CpuTier::kAvx512}) {
-    if (!Supports(tier)) continue;
-    for (const DType dtype : {DType::kF32, DType::kBf16}) {
-      for (uint32_t seed = 1; seed <= 12; ++seed) settings.push_back({tier, dtype, seed});
+  for (const Peer& peer : Peers()) {
+    for (const DType dtype : peer.dtypes) {
+      for (uint32_t seed = 1; seed <= peer.num_seeds; ++seed) {
+        settings.push_back({peer, dtype, seed});
+      }
     }
   }
   return settings;
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Cpu, ConformanceTest, testing::ValuesIn(AllSettings()), [](const auto& setting) {
-      return std::string(NameOf(setting.param.tier)) + "_" + NameOf(setting.param.dtype) + "_" +
-             std::to_string(setting.param.seed);
-    });
+INSTANTIATE_TEST_SUITE_P(Peers,
+                         ConformanceTest,
+                         testing::ValuesIn(AllSettings()),
+                         [](const auto& setting) {
+                           return setting.param.peer.name + "_" + NameOf(setting.param.dtype) +
+                                  "_" + std::to_string(setting.param.seed);
+                         });
 
 }  // namespace
 }  // namespace facet::kernels
