@@ -266,6 +266,31 @@ void* CudaBackend::GrowScratch(Scratch purpose, int64_t bytes) {
   return buffer.data();
 }
 
+const CudaBackend::ExpertTable& CudaBackend::ExpertPointers(
+    const std::vector<ExpertWeights>& experts) {
+  std::vector<const uint4*> pointers;
+  pointers.reserve(3 * experts.size());
+  const auto add = [&](const PackedWeight& weight) {
+    FACET_CHECK(weight.format == WeightFormat::kBf16);
+    pointers.push_back(static_cast<const uint4*>(weight.data.data()));
+  };
+  for (const ExpertWeights& expert : experts) {
+    add(expert.gate);
+    add(expert.up);
+  }
+  for (const ExpertWeights& expert : experts) add(expert.down);
+  ExpertTable& table = expert_tables_[experts.data()];
+  if (table.host != pointers) {
+    const auto bytes = static_cast<int64_t>(pointers.size() * sizeof(pointers[0]));
+    table.device = Allocate(bytes);
+    CopyToDevice(table.device.data(), pointers.data(), bytes);
+    table.up = static_cast<const uint4* const*>(table.device.data());
+    table.down = table.up + 2 * experts.size();
+    table.host = std::move(pointers);
+  }
+  return table;
+}
+
 void CudaBackend::Check(cudaError_t error, const char* what) {
   FACET_CHECK(error == cudaSuccess) << what << ":" << cudaGetErrorString(error);
 }

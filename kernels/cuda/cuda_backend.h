@@ -13,6 +13,7 @@
 #include <cuda_runtime.h>
 
 #include <array>
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
@@ -106,6 +107,21 @@ class CudaBackend final : public Backend {
   // A stream-ordered copy of host memory, valid until the BeginStep after the next.
   const void* Stage(const void* host, int64_t bytes);
 
+  // Which assignments each expert has; made from a step's choices (moe.cu).
+  struct Routing;
+  Routing PlanRouting(const ConstTensorView& topk_ids, int num_experts);
+
+  // A layer's experts as arrays of device pointers to packed weights.
+  struct ExpertTable {
+    std::vector<const uint4*> host;  // [num_experts][gate, up], then [num_experts][down]
+    Buffer device;
+    const uint4* const* up = nullptr;
+    const uint4* const* down = nullptr;
+  };
+
+  // Uploaded at the first call for these weights.
+  const ExpertTable& ExpertPointers(const std::vector<ExpertWeights>& experts);
+
   // The device breaks mid-step: the process dies with the op's name and CUDA's words.
   static void Check(cudaError_t error, const char* what);
 
@@ -113,6 +129,7 @@ class CudaBackend final : public Backend {
   CudaDeviceInfo info_;
   cudaStream_t stream_ = nullptr;
   std::array<Buffer, static_cast<size_t>(Scratch::kNum)> scratch_;
+  std::map<const ExpertWeights*, ExpertTable> expert_tables_;
   std::array<Staging, 2> load_pieces_;
   int load_index_ = 0;
   // What the last two steps staged.

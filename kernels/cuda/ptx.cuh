@@ -86,6 +86,8 @@ FACET_DEVICE T ShuffleUp(T value, int delta) {
 
 FACET_DEVICE uint32_t Ballot(bool vote) { return __ballot_sync(~0U, vote); }
 
+FACET_DEVICE int CountBits(uint32_t bits) { return __popc(bits); }
+
 // --- Memory between blocks --------------------------------------------------------------------
 
 FACET_DEVICE void ThreadFence() { __threadfence(); }

@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -139,6 +140,8 @@ inline uint32_t Ballot(bool vote, Place place = Place::Here()) {
       place);
   return operands.votes;
 }
+
+inline int CountBits(uint32_t bits) { return std::popcount(bits); }
 
 // --- Memory between blocks --------------------------------------------------------------------
 
