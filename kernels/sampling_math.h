@@ -15,8 +15,8 @@ struct NoiseKey {
   uint64_t position = 0;
 };
 
-inline uint32_t Philox(
-    uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0, uint32_t k1) {
+FACET_ALWAYS_INLINE uint32_t
+Philox(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0, uint32_t k1) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = uint64_t{0xD2511F53} * c0;
     const uint64_t p1 = uint64_t{0xCD9E8D57} * c2;
@@ -31,7 +31,7 @@ inline uint32_t Philox(
 }
 
 // Standard Gumbel noise, -ln(-ln u) with u in (0, 1) in steps of 2^-23 shifted by half a step.
-inline float GumbelNoise(const NoiseKey& key, int32_t id) {
+FACET_ALWAYS_INLINE float GumbelNoise(const NoiseKey& key, int32_t id) {
   const uint32_t bits =
       Philox(static_cast<uint32_t>(id), key.choice, static_cast<uint32_t>(key.position),
              static_cast<uint32_t>(key.position >> 32), static_cast<uint32_t>(key.seed),

@@ -209,6 +209,7 @@ void CudaBackend::BeginStep() {
 }
 
 const void* CudaBackend::Stage(const void* host, int64_t bytes) {
+  if (bytes == 0) return nullptr;
   Staging& staging = staging_[staging_index_];
   if (staging.used + bytes > staging.host.bytes()) {
     // What was staged before stays where it is until the device has read it.
@@ -245,13 +246,8 @@ AttentionBatch CudaBackend::StageRows(std::span<const AttentionRow> rows) {
                            .blocks_begin = static_cast<int32_t>(blocks.size())});
     blocks.insert(blocks.end(), row.blocks.begin(), row.blocks.end());
   }
-  const auto bytes = [](const auto& values) {
-    return static_cast<int64_t>(values.size() * sizeof(values[0]));
-  };
-  return {.rows = rows,
-          .device_rows =
-              static_cast<const DeviceAttentionRow*>(Stage(device_rows.data(), bytes(device_rows))),
-          .device_blocks = static_cast<const int32_t*>(Stage(blocks.data(), bytes(blocks)))};
+  return {
+      .rows = rows, .device_rows = StageArray(device_rows), .device_blocks = StageArray(blocks)};
 }
 
 void CudaBackend::CopyToHost(void* host, const void* device, int64_t bytes) {

@@ -107,6 +107,11 @@ class CudaBackend final : public Backend {
   // A stream-ordered copy of host memory, valid until the BeginStep after the next.
   const void* Stage(const void* host, int64_t bytes);
 
+  template <typename T>
+  const T* StageArray(const std::vector<T>& host) {
+    return static_cast<const T*>(Stage(host.data(), static_cast<int64_t>(host.size() * sizeof(T))));
+  }
+
   // Which assignments each expert has; made from a step's choices (moe.cu).
   struct Routing;
   Routing PlanRouting(const ConstTensorView& topk_ids, int num_experts);
