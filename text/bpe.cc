@@ -5,6 +5,8 @@
 #include <bit>
 #include <cstdio>
 #include <functional>
+#include <numeric>
+#include <optional>
 #include <queue>
 
 #include "text/utf8.h"
@@ -13,6 +15,7 @@ namespace facet {
 namespace {
 
 constexpr uint64_t kNoPair = UINT64_MAX;
+constexpr uint32_t kNoRank = UINT32_MAX;
 constexpr char32_t kSpaceMark = 0x2581;  // Stands for a space inside pieces.
 
 // Words up to here are merged by scanning all pairs for the best: fewer steps than a heap takes.
@@ -35,6 +38,130 @@ bool IsBytePiece(std::string_view piece) {
   return piece.size() == 6 && piece.starts_with("<0x") && is_hex(piece[3]) && is_hex(piece[4]) &&
          piece[5] == '>';
 }
+
+// The symbols of a long word, linked; arrays by place, which is the index of a symbol's first
+// character.
+struct SymbolList {
+  explicit SymbolList(const std::vector<int32_t>& word)
+      : id(word), previous(word.size()), next(word.size()), rank(word.size(), kNoRank) {
+    std::iota(previous.begin(), previous.end(), -1);
+    std::iota(next.begin(), next.end(), 1);
+    next.back() = -1;
+  }
+
+  // The symbol at place takes the next one in.
+  void Join(int32_t place, int32_t merged_id) {
+    const int32_t taken = next[place];
+    id[place] = merged_id;
+    rank[place] = kNoRank;
+    rank[taken] = kNoRank;
+    next[place] = next[taken];
+    if (next[place] >= 0) previous[next[place]] = place;
+  }
+
+  std::vector<int32_t> id;
+  std::vector<int32_t> previous;  // -1: none.
+  std::vector<int32_t> next;      // -1: none.
+  std::vector<uint32_t> rank;     // Of the merge with the next symbol; kNoRank: none.
+};
+
+// Candidate merges, best rank first, then leftmost.
+//
+// In text that repeats itself, candidates of one rank come in ascending places, so they are kept as
+// runs: ascending lists of places of one rank. The heap orders runs by their first place, and a run
+// is taken to its end outside the heap unless a better one appears.
+//
+//   current: (rank 3, place 0, run 0)   runs: 0: 0 → 2 → 4 → 6
+//   heap:    (rank 7, place 1, run 1)         1: 1 → 3 → 5
+class CandidateRuns {
+ public:
+  struct Candidate {
+    uint32_t rank = 0;
+    int32_t place = 0;
+    int32_t merged_id = 0;
+  };
+
+  explicit CandidateRuns(size_t word_size) {
+    nodes_.reserve(2 * word_size);
+    newest_runs_.fill(-1);
+  }
+
+  void Add(uint32_t rank, int32_t place, int32_t merged_id) {
+    const auto node = static_cast<int32_t>(nodes_.size());
+    nodes_.push_back({.place = place});
+    // The newest run of this rank, if none of another rank has taken its slot since.
+    int32_t& newest = newest_runs_[rank % newest_runs_.size()];
+    if (newest >= 0) {
+      Run& run = runs_[newest];
+      if (run.rank == rank && run.head >= 0 && nodes_[run.tail].place <= place) {
+        nodes_[run.tail].next = node;
+        run.tail = node;
+        return;
+      }
+    }
+    if (newest < 0 || runs_[newest].head >= 0) {  // Else all of it is taken: it may be used again.
+      newest = static_cast<int32_t>(runs_.size());
+      runs_.emplace_back();
+    }
+    runs_[newest] = {.rank = rank, .merged_id = merged_id, .head = node, .tail = node};
+    Entry entry = {KeyOf(rank, place), newest};
+    if (entry.key < current_.key) std::swap(entry, current_);
+    if (entry.run >= 0) heap_.push(entry);
+  }
+
+  // Nothing if all are taken.
+  std::optional<Candidate> TakeBest() {
+    if (!heap_.empty() && heap_.top().key < current_.key) {
+      const Entry better = heap_.top();
+      heap_.pop();
+      if (current_.run >= 0) heap_.push(current_);
+      current_ = better;
+    }
+    if (current_.run < 0) return std::nullopt;
+    Run& run = runs_[current_.run];
+    const Node node = nodes_[run.head];
+    run.head = node.next;
+    current_ =
+        run.head < 0 ? Entry{} : Entry{KeyOf(run.rank, nodes_[run.head].place), current_.run};
+    return Candidate{.rank = run.rank, .place = node.place, .merged_id = run.merged_id};
+  }
+
+  bool AllAreWorseThan(uint32_t rank, int32_t place) const {
+    return KeyOf(rank, place) < current_.key &&
+           (heap_.empty() || KeyOf(rank, place) < heap_.top().key);
+  }
+
+ private:
+  struct Node {
+    int32_t place = 0;
+    int32_t next = -1;  // Node of the same run.
+  };
+
+  struct Run {
+    uint32_t rank = 0;
+    int32_t merged_id = 0;
+    int32_t head = -1;  // Node; -1: all taken.
+    int32_t tail = -1;
+  };
+
+  struct Entry {
+    uint64_t key = UINT64_MAX;  // Of the run's head.
+    int32_t run = -1;
+
+    bool operator>(const Entry& other) const { return key > other.key; }
+  };
+
+  // Ordered as candidates are.
+  static uint64_t KeyOf(uint32_t rank, int32_t place) {
+    return static_cast<uint64_t>(rank) << 32 | static_cast<uint32_t>(place);
+  }
+
+  std::vector<Node> nodes_;
+  std::vector<Run> runs_;
+  std::array<int32_t, 64> newest_runs_;  // By rank modulo the size; -1: none.
+  Entry current_;                        // The run being taken; not in the heap.
+  std::priority_queue<Entry, std::vector<Entry>, std::greater<>> heap_;
+};
 
 }  // namespace
 
@@ -200,64 +327,38 @@ void Bpe::MergeShortWord(std::vector<int32_t>& word, std::vector<int32_t>& ids) 
   ids.insert(ids.end(), word.begin(), word.begin() + static_cast<ptrdiff_t>(size));
 }
 
-// A linked list of symbols and a heap of candidate merges. A candidate is out of date, and skipped,
-// once either of its two symbols has changed.
 void Bpe::MergeLongWord(const std::vector<int32_t>& word, std::vector<int32_t>& ids) const {
-  struct Symbol {
-    int32_t id;  // -1: merged into the symbol before it.
-    int32_t previous;
-    int32_t next;
+  SymbolList symbols(word);
+  CandidateRuns candidates(word.size());
+  // What the pair that begins at place can become, if anything.
+  const auto merge_at = [&](int32_t place) -> const Merge& {
+    const Merge& merge = FindMerge(symbols.id[place], symbols.id[symbols.next[place]]);
+    symbols.rank[place] = merge.rank;
+    return merge;
   };
-
-  struct Candidate {
-    uint32_t rank;
-    int32_t place;  // Index of the left symbol.
-    int32_t left_id;
-    int32_t right_id;
-    int32_t merged_id;
-
-    bool operator<(const Candidate& other) const {  // The heap's top is the largest.
-      return rank != other.rank ? rank > other.rank : place > other.place;
-    }
-  };
-
-  const auto size = static_cast<int32_t>(word.size());
-  std::vector<Symbol> symbols(word.size());
-  for (int32_t i = 0; i < size; ++i) symbols[i] = {word[i], i - 1, i + 1 < size ? i + 1 : -1};
-
-  const auto candidate_at = [&](int32_t place) -> Candidate {
-    const int32_t left_id = symbols[place].id;
-    const int32_t right_id = symbols[symbols[place].next].id;
-    const Merge& merge = FindMerge(left_id, right_id);
-    return {merge.rank, place, left_id, right_id, merge.merged_id};
-  };
-  std::vector<Candidate> candidates;
-  candidates.reserve(word.size());
-  for (int32_t i = 0; i + 1 < size; ++i) {
-    if (const Candidate c = candidate_at(i); c.rank != kNoRank) candidates.push_back(c);
-  }
-  std::priority_queue<Candidate> heap(std::less<Candidate>(), std::move(candidates));
   const auto consider = [&](int32_t place) {
-    if (const Candidate c = candidate_at(place); c.rank != kNoRank) heap.push(c);
+    const Merge& merge = merge_at(place);
+    if (merge.rank != kNoRank) candidates.Add(merge.rank, place, merge.merged_id);
   };
 
-  while (!heap.empty()) {
-    const Candidate best = heap.top();
-    heap.pop();
-    Symbol& left = symbols[best.place];
-    if (left.id != best.left_id || left.next < 0) continue;
-    Symbol& right = symbols[left.next];
-    if (right.id != best.right_id) continue;
-    left.id = best.merged_id;
-    right.id = -1;
-    left.next = right.next;
-    if (left.next >= 0) {
-      symbols[left.next].previous = best.place;
-      consider(best.place);
+  for (int32_t i = 0; symbols.next[i] >= 0; ++i) consider(i);
+  while (const std::optional<CandidateRuns::Candidate> best = candidates.TakeBest()) {
+    const int32_t place = best->place;
+    if (symbols.rank[place] != best->rank) continue;  // Its pair has changed since.
+    int32_t merged_id = best->merged_id;
+    for (bool grows = true; grows;) {
+      symbols.Join(place, merged_id);
+      if (symbols.previous[place] >= 0) consider(symbols.previous[place]);
+      if (symbols.next[place] < 0) break;
+      const Merge& merge = merge_at(place);
+      if (merge.rank == kNoRank) break;
+      // A symbol whose next merge is again the best of all does not go through the queue.
+      grows = candidates.AllAreWorseThan(merge.rank, place);
+      merged_id = merge.merged_id;
+      if (!grows) candidates.Add(merge.rank, place, merged_id);
     }
-    if (left.previous >= 0) consider(left.previous);
   }
-  for (int32_t i = 0; i >= 0; i = symbols[i].next) ids.push_back(symbols[i].id);
+  for (int32_t i = 0; i >= 0; i = symbols.next[i]) ids.push_back(symbols.id[i]);
 }
 
 }  // namespace facet

@@ -42,8 +42,6 @@ class Bpe {
     int32_t last_id = -1;
   };
 
-  static constexpr uint32_t kNoRank = UINT32_MAX;
-
   Status BuildSymbols(const Vocabulary& vocabulary);
   Status AddMerge(const Vocabulary& vocabulary,
                   const std::pair<std::string, std::string>& parts,

@@ -127,6 +127,11 @@ TEST(TokenizerTest, AgreesWithTheDefinitionOnRandomMergesAndTexts) {
       for (size_t n = random() % 90; n > 0; --n) text += letters[random() % letters.size()];
       ASSERT_EQ(Pieces(tokenizer, text), EncodeSlowly(merges, text)) << text;
     }
+    for (const std::string& letter : letters) {  // Degenerate text, as one word.
+      std::string text;
+      for (size_t n = 200 + random() % 100; n > 0; --n) text += letter;
+      ASSERT_EQ(Pieces(tokenizer, text), EncodeSlowly(merges, text)) << text;
+    }
   }
 }
 
