@@ -54,6 +54,7 @@ enum class Misreading {
   kRopeExponentOverRotated,
   kDoubleWideIgnored,
   kSharedLayersReadFirstDonor,
+  kSharedLayersOwnKv,  // Of the files that hold k and v for them too.
   kPlaceholderKept,
   kPleLayersReversed,
   kLayerTypesShifted,

@@ -237,6 +237,11 @@ void ReadSharing(KeyReader& text, Gemma4Config& config) {
   for (LayerShape& layer : config.layers) {
     layer.intermediate = double_wide && layer.shares_kv ? 2 * intermediate : intermediate;
   }
+  if (!Misread(Misreading::kSharedLayersOwnKv)) return;
+  for (int32_t i = first_shared; i < config.num_layers; ++i) {
+    config.layers[i].shares_kv = false;
+    config.layers[i].kv_layer = i;
+  }
 }
 
 void ReadExperts(KeyReader& text, Gemma4Config& config) {
