@@ -206,9 +206,11 @@ class MetricsServer {
   int port() const { return port_; }
 
  private:
-  MetricsServer(std::unique_ptr<prometheus::Exposer> exposer,
+  MetricsServer(std::string host,
+                std::unique_ptr<prometheus::Exposer> exposer,
                 std::shared_ptr<prometheus::Collectable> page);
 
+  std::string host_;
   std::shared_ptr<prometheus::Collectable> page_;  // Owns nothing: the form the library asks for.
   std::unique_ptr<prometheus::Exposer> exposer_;
   int port_;
