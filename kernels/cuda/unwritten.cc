@@ -5,31 +5,7 @@
 
 namespace facet::kernels {
 
-__attribute__((weak)) void CudaBackend::DoEmbed(const EmbedArgs&) {
-  FACET_CHECK(false) << "not written";
-}
-
-__attribute__((weak)) void CudaBackend::DoPleInputs(const PleInputsArgs&) {
-  FACET_CHECK(false) << "not written";
-}
-
-__attribute__((weak)) void CudaBackend::DoNormQkv(const NormQkvArgs&) {
-  FACET_CHECK(false) << "not written";
-}
-
 __attribute__((weak)) void CudaBackend::DoPagedAttention(const PagedAttentionArgs&) {
-  FACET_CHECK(false) << "not written";
-}
-
-__attribute__((weak)) void CudaBackend::DoOutputProj(const OutputProjArgs&) {
-  FACET_CHECK(false) << "not written";
-}
-
-__attribute__((weak)) void CudaBackend::DoNormGateUp(const NormGateUpArgs&) {
-  FACET_CHECK(false) << "not written";
-}
-
-__attribute__((weak)) void CudaBackend::DoMlpDown(const MlpDownArgs&) {
   FACET_CHECK(false) << "not written";
 }
 
@@ -46,14 +22,6 @@ __attribute__((weak)) void CudaBackend::DoMoeDown(const MoeDownArgs&) {
 }
 
 __attribute__((weak)) void CudaBackend::DoMoeCombine(const MoeCombineArgs&) {
-  FACET_CHECK(false) << "not written";
-}
-
-__attribute__((weak)) void CudaBackend::DoPleInject(const PleInjectArgs&) {
-  FACET_CHECK(false) << "not written";
-}
-
-__attribute__((weak)) void CudaBackend::DoHead(const HeadArgs&) {
   FACET_CHECK(false) << "not written";
 }
 
