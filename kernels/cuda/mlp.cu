@@ -1,16 +1,15 @@
 // The dense feed-forward: a row kernel for the residual and both norms, then gate and up as one
 // product of two weights (a CTA has the same rows of both, so that the activation needs no trip to
 // memory), then down; where the layer ends here, one more row kernel.
-#include "kernels/approx.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/gated_gelu.cuh"
 #include "kernels/cuda/linear.cuh"
 #include "kernels/cuda/row_norm.cuh"
 
 namespace facet::kernels {
 namespace {
 
-// act = round(round(gelu(round(gate))) * round(up)).
-struct GatedGelu {
+struct StoreGatedGelu {
   static constexpr int kMatrices = 2;
   static constexpr int kRowTilesMax = 4;
 
@@ -18,8 +17,7 @@ struct GatedGelu {
   int64_t stride = 0;
 
   FACET_DEVICE void Store(int token, int column, const float (&y)[2]) const {
-    const float gelu = RoundToBf16(ApproxGelu(RoundToBf16(y[0])));
-    act[token * stride + column] = ToBf16(gelu * RoundToBf16(y[1]));
+    act[token * stride + column] = GatedGelu(y[0], y[1]);
   }
 };
 
@@ -40,7 +38,7 @@ void CudaBackend::DoNormGateUp(const NormGateUpArgs& args) {
                         stream_),
         "NormGateUp norms");
   auto work = MakeDenseWork("NormGateUp", normed, num_tokens, cols,
-                            GatedGelu{args.act.as<Bf16>(), args.gate.rows});
+                            StoreGatedGelu{args.act.as<Bf16>(), args.gate.rows});
   work.weights[0] = ViewOf(args.gate);
   work.weights[1] = ViewOf(args.up);
   Check(LaunchDense(work, info_.num_sms, stream_), "NormGateUp");
