@@ -110,9 +110,10 @@ struct StreamTile {
   static constexpr int kTiles = Work::kMatrices * kRowTiles;
   static constexpr int kRows = kRowTiles * kTileRows;
   static constexpr int kTokens = kTokenTiles * 8;
-  // Blocks asked for ahead of the products: 8 loads of weights a lane, up to 8 of activations.
+  // Blocks asked for ahead of the products: 8 loads of weights a lane, and 4 of activations, which
+  // L2 has.
   static constexpr int kWeightDepth = kTiles >= 4 ? 1 : 4 / kTiles;
-  static constexpr int kInputDepth = std::min(kWeightDepth, std::max(1, 8 / kTokenTiles));
+  static constexpr int kInputDepth = std::min(kWeightDepth, std::max(1, 4 / kTokenTiles));
   // Segment sums pass through shared memory in rounds of at most 36 KB. A token's row is padded so
   // that the lanes of a fragment fall on 32 banks.
   static constexpr int kRoundTokenTiles = std::min(kTokenTiles, std::max(1, 8 / kTiles));
@@ -121,7 +122,7 @@ struct StreamTile {
   static constexpr int kSums = kSegments * kRoundTokens * kSumStride;
   static constexpr int kRegisters =
       4 * kTiles * kTokenTiles + 8 * kTiles * kWeightDepth + 4 * kTokenTiles * kInputDepth;
-  static constexpr int kMinCtas = kRegisters <= 56 ? 3 : kRegisters <= 96 ? 2 : 1;
+  static constexpr int kMinCtas = kRegisters <= 52 ? 3 : kRegisters <= 96 ? 2 : 1;
 };
 
 template <typename Work, int kRowTiles, int kTokenTiles>

@@ -7,21 +7,12 @@
 #include "kernels/cuda/row_norm.cuh"
 
 namespace facet::kernels {
-namespace {
 
-struct StoreGatedGelu {
-  static constexpr int kMatrices = 2;
-  static constexpr int kRowTilesMax = 4;
-
-  Bf16* act = nullptr;
-  int64_t stride = 0;
-
-  FACET_DEVICE void Store(int token, int column, const float (&y)[2]) const {
-    act[token * stride + column] = GatedGelu(y[0], y[1]);
-  }
-};
-
-}  // namespace
+cudaError_t LaunchGatedGelu(const DenseWork<StoreGatedGelu>& work,
+                            int num_sms,
+                            cudaStream_t stream) {
+  return LaunchDense(work, num_sms, stream);
+}
 
 void CudaBackend::DoNormGateUp(const NormGateUpArgs& args) {
   const int64_t num_tokens = args.hidden.dim(0);
@@ -41,7 +32,7 @@ void CudaBackend::DoNormGateUp(const NormGateUpArgs& args) {
                             StoreGatedGelu{args.act.as<Bf16>(), args.gate.rows});
   work.weights[0] = ViewOf(args.gate);
   work.weights[1] = ViewOf(args.up);
-  Check(LaunchDense(work, info_.num_sms, stream_), "NormGateUp");
+  Check(LaunchGatedGelu(work, info_.num_sms, stream_), "NormGateUp");
 }
 
 void CudaBackend::DoMlpDown(const MlpDownArgs& args) {

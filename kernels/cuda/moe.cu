@@ -390,20 +390,6 @@ __global__ void __launch_bounds__(kRowThreads) CombineKernel(CombineArgs args) {
   ptx::GridDependencyLaunch();
 }
 
-// --- Epilogues --------------------------------------------------------------------------------
-
-struct StoreGatedGelu {
-  static constexpr int kMatrices = 2;
-  static constexpr int kRowTilesMax = 4;
-
-  Bf16* out = nullptr;
-  int64_t stride = 0;
-
-  FACET_DEVICE void Store(int row, int column, const float (&y)[2]) const {
-    out[row * stride + column] = GatedGelu(y[0], y[1]);
-  }
-};
-
 }  // namespace
 
 void CudaBackend::DoNormRouterTopK(const NormRouterTopKArgs& args) {
@@ -498,7 +484,7 @@ void CudaBackend::DoMoeUp(const MoeUpArgs& args) {
                              StoreGatedGelu{args.dense_act.as<Bf16>(), args.dense_gate.rows});
   dense.weights[0] = ViewOf(args.dense_gate);
   dense.weights[1] = ViewOf(args.dense_up);
-  Check(LaunchDense(dense, info_.num_sms, stream_), "MoeUp dense");
+  Check(LaunchGatedGelu(dense, info_.num_sms, stream_), "MoeUp dense");
 }
 
 void CudaBackend::DoMoeDown(const MoeDownArgs& args) {
