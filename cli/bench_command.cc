@@ -12,8 +12,8 @@ namespace facet {
 namespace {
 
 void PrintTable(const EngineBenchOptions& options, const EngineBenchReport& report) {
-  std::printf("%s  %s, %d threads, batch %d, prompt %d, output %d; loaded in %.1f s\n",
-              options.model.c_str(), report.numerics_id.c_str(), report.threads, options.batch,
+  std::printf("%s  %s, --threads %d, batch %d, prompt %d, output %d; loaded in %.1f s\n",
+              options.model.c_str(), report.numerics_id.c_str(), options.threads, options.batch,
               options.prompt, options.output, report.load_seconds);
   std::printf("weights read in one decode step: %.3f GB; product ceiling %.0f GFLOP/s\n",
               static_cast<double>(report.weight_bytes_per_step) / 1e9, report.gemm_gflops);
@@ -45,7 +45,7 @@ void PrintJson(const EngineBenchOptions& options, const EngineBenchReport& repor
   }
   const nlohmann::ordered_json root = {{"model", options.model},
                                        {"numerics_id", report.numerics_id},
-                                       {"threads", report.threads},
+                                       {"threads", options.threads},
                                        {"batch", options.batch},
                                        {"prompt", options.prompt},
                                        {"output", options.output},
@@ -68,6 +68,7 @@ void AddBenchCommand(CLI::App& app) {
   engine->add_option("--model", options->model, "Directory, or synth:e2b|e4b|26b|31b[:LAYERS]")
       ->required();
   engine->add_option("--dtype", options->dtype, "bf16 or f32");
+  engine->add_option("--device", options->device, "cpu or cuda:N")->default_str("cpu");
   engine->add_option("--cpu-tier", options->cpu_tier, "scalar, avx2 or avx512");
   engine->add_option("--threads", options->threads, "Default: all cores");
   engine->add_option("--batch", options->batch, "Requests at once");

@@ -1,87 +1,26 @@
 #include "cli/engine_bench.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <memory>
-#include <thread>
 #include <utility>
 
 #include "base/clock.h"
 #include "base/math.h"
 #include "base/progress_bar.h"
-#include "kernels/cpu/cpu_backend.h"
+#include "kernels/open_backend.h"
 #include "worker/engine/engine.h"
 #include "worker/executor/model_executor.h"
 
 namespace facet {
 namespace {
 
-using kernels::CpuBackend;
-using kernels::CpuTier;
 using kernels::DType;
 
-constexpr int64_t kProbeBytes = int64_t{1} << 30;
 constexpr int32_t kBatchMax = 256;
 constexpr uint64_t kSession = 1;
 
 double Seconds(int64_t ns) { return static_cast<double>(ns) / 1e9; }
-
-// Reads 1 GiB with all threads of the pool; best of three passes.
-class ReadProbe {
- public:
-  explicit ReadProbe(CpuBackend& backend)
-      : backend_(backend), memory_(backend.Allocate(kProbeBytes)) {}
-
-  double GigabytesPerSecond() {
-    double best = 0;
-    for (int pass = 0; pass < 3; ++pass) {
-      const int64_t start_ns = Clock::Real().NowNs();
-      constexpr int64_t kPiece = 4 << 20;
-      backend_.pool().For(kProbeBytes / kPiece, [&](int64_t item, int) {
-        const auto* words = reinterpret_cast<const uint64_t*>(
-            static_cast<const std::byte*>(memory_.data()) + item * kPiece);
-        uint64_t sums[16] = {};
-        for (int64_t i = 0; i < kPiece / 8; i += 16) {
-          for (int64_t j = 0; j < 16; ++j) sums[j] += words[i + j];
-        }
-        uint64_t sum = 0;
-        for (const uint64_t part : sums) sum += part;
-        sink_.fetch_add(sum, std::memory_order_relaxed);
-      });
-      best = std::max(best, kProbeBytes / 1e9 / Seconds(Clock::Real().NowNs() - start_ns));
-    }
-    return best;
-  }
-
- private:
-  CpuBackend& backend_;
-  kernels::Buffer memory_;
-  std::atomic<uint64_t> sink_{0};
-};
-
-// GFLOP/s of a product whose weight (1 MiB in bf16) stays in cache.
-double GemmCeiling(CpuBackend& backend, DType dtype) {
-  constexpr int64_t kRows = 192;
-  constexpr int64_t kDepth = 1024;
-  constexpr int64_t kOutputs = 512;
-  std::vector<float> values(static_cast<size_t>(kOutputs * kDepth), 0.01F);
-  const kernels::PackedWeight weight =
-      backend.Pack(kernels::ConstTensorView(values.data(), DType::kF32, {kOutputs, kDepth}),
-                   kernels::FormatOf(dtype));
-  const kernels::Buffer x = backend.Allocate(kRows * kDepth * kernels::SizeOf(dtype));
-  const kernels::Buffer y = backend.Allocate(kRows * kOutputs * kernels::SizeOf(dtype));
-  double best = 0;
-  for (int i = 0; i < 20; ++i) {
-    const int64_t start_ns = Clock::Real().NowNs();
-    backend.OutputProj({.attention = kernels::ConstTensorView(x.data(), dtype, {kRows, kDepth}),
-                        .weight = weight,
-                        .out = kernels::TensorView(y.data(), dtype, {kRows, kOutputs})});
-    const double seconds = Seconds(Clock::Real().NowNs() - start_ns);
-    best = std::max(best, 2.0 * kRows * kDepth * kOutputs / 1e9 / seconds);
-  }
-  return best;
-}
 
 // Elements of matrices that a step of num_tokens touches (experts: in the mean of uniform routing),
 // and multiplications that one token needs.
@@ -202,17 +141,13 @@ StatusOr<EngineBenchRun> RunOnce(const EngineBenchOptions& options,
 
 StatusOr<EngineBenchReport> RunEngineBench(const EngineBenchOptions& options) {
   FACET_RETURN_IF_ERROR(CheckOptions(options));
-  CpuTier tier = kernels::BestCpuTier();
-  if (!options.cpu_tier.empty()) {
-    const auto wanted = kernels::ParseCpuTier(options.cpu_tier);
-    if (!wanted.has_value() || !kernels::Supports(*wanted)) {
-      return InvalidArgument("cpu-tier is ", options.cpu_tier, "; this machine has scalar to ",
-                             kernels::NameOf(tier));
-    }
-    tier = *wanted;
-  }
-  const auto cores = static_cast<int>(std::thread::hardware_concurrency());
-  EngineBenchReport report{.threads = options.threads > 0 ? options.threads : std::max(1, cores)};
+  const kernels::BackendChoice choice{
+      .device = options.device, .cpu_tier = options.cpu_tier, .threads = options.threads};
+  kernels::OpenedBackend opened = kernels::OpenBackend(choice);
+  if (opened.backend == nullptr) return InvalidArgument(opened.error);
+  // Its own, because the executor's is busy with the model.
+  const std::unique_ptr<kernels::Backend> probe = kernels::OpenBackend(choice).backend;
+  EngineBenchReport report;
   const DType dtype = options.dtype == "bf16" ? DType::kBf16 : DType::kF32;
   const int64_t start_ns = Clock::Real().NowNs();
   std::unique_ptr<worker::ModelExecutor> executor;
@@ -225,21 +160,19 @@ StatusOr<EngineBenchReport> RunEngineBench(const EngineBenchOptions& options) {
                                 .kv_bytes = int64_t{1} << 30,
                                 .running_max = options.batch,
                                 .step_tokens_max = 512},
-                               std::make_unique<CpuBackend>(tier, report.threads),
+                               std::move(opened.backend),
                                [&bar](int64_t done, int64_t total) { bar.Update(done, total); }));
   }
   report.load_seconds = Seconds(Clock::Real().NowNs() - start_ns);
   report.numerics_id = executor->info().numerics_id;
   report.weight_bytes_per_step = static_cast<int64_t>(
       WorkOf(executor->config(), options.batch).elements * static_cast<double>(SizeOf(dtype)));
-  CpuBackend probe_backend(tier, report.threads);
-  ReadProbe probe(probe_backend);
-  report.gemm_gflops = GemmCeiling(probe_backend, dtype);
+  report.gemm_gflops = probe->ProbeProducts(dtype);
   for (int i = 0; i < options.repetitions; ++i) {
-    const double before = probe.GigabytesPerSecond();
+    const double before = probe->ProbeMemory();
     FACET_ASSIGN_OR_RETURN(EngineBenchRun run, RunOnce(options, *executor));
     run.read_gbps_before = before;
-    run.read_gbps_after = probe.GigabytesPerSecond();
+    run.read_gbps_after = probe->ProbeMemory();
     run.decode_read_share = run.decode_gbps / ((run.read_gbps_before + run.read_gbps_after) / 2);
     report.runs.push_back(run);
   }

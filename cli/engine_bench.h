@@ -13,6 +13,7 @@ namespace facet {
 struct EngineBenchOptions {
   std::string model;  // A directory, or synth:SHAPE[:LAYERS].
   std::string dtype = "bf16";
+  std::string device;    // "cpu" or "cuda:N".
   std::string cpu_tier;  // Empty: the best there is.
   int threads = 0;       // 0: all cores.
   int batch = 1;
@@ -22,7 +23,7 @@ struct EngineBenchOptions {
 };
 
 struct EngineBenchRun {
-  double read_gbps_before = 0;  // DRAM read ceiling, GB/s.
+  double read_gbps_before = 0;  // Ceiling of the device's memory, GB/s.
   double read_gbps_after = 0;
   double prefill_tokens_per_second = 0;
   double decode_tokens_per_second = 0;  // All sequences together.
@@ -35,10 +36,9 @@ struct EngineBenchRun {
 
 struct EngineBenchReport {
   std::string numerics_id;
-  int threads = 0;
   double load_seconds = 0;
   int64_t weight_bytes_per_step = 0;
-  double gemm_gflops = 0;  // Ceiling: the backend's own product with a weight that stays in cache.
+  double gemm_gflops = 0;  // Ceiling of the device's products.
   std::vector<EngineBenchRun> runs;
 };
 

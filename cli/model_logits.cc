@@ -4,36 +4,22 @@
 #include <bit>
 #include <fstream>
 #include <memory>
-#include <thread>
+#include <utility>
 
 #include "base/progress_bar.h"
-#include "kernels/cpu/cpu_backend.h"
+#include "kernels/open_backend.h"
 #include "worker/engine/prompt_logits.h"
 #include "worker/executor/model_executor.h"
 
 namespace facet {
 namespace {
 
-using kernels::CpuTier;
 using kernels::DType;
 
 static_assert(std::endian::native == std::endian::little, "the file is little-endian");
 
 constexpr int32_t kChunkTokensMax = 65'536;
 constexpr int32_t kThreadsMax = 1024;
-
-StatusOr<CpuTier> ChooseTier(const std::string& name) {
-  if (name.empty()) return kernels::BestCpuTier();
-  const std::optional<CpuTier> tier = kernels::ParseCpuTier(name);
-  if (!tier.has_value()) {
-    return InvalidArgument("--cpu-tier is ", name, "; scalar, avx2 and avx512 exist");
-  }
-  if (!kernels::Supports(*tier)) {
-    return InvalidArgument("--cpu-tier is ", name, "; this machine supports at most ",
-                           kernels::NameOf(kernels::BestCpuTier()));
-  }
-  return *tier;
-}
 
 StatusOr<DType> ParseDType(const std::string& name) {
   if (name == "bf16") return DType::kBf16;
@@ -54,7 +40,6 @@ StatusOr<int64_t> KvBytesFor(const std::string& directory, DType dtype, int64_t 
 }  // namespace
 
 Status WriteLogits(const LogitsOptions& options) {
-  FACET_ASSIGN_OR_RETURN(const CpuTier tier, ChooseTier(options.cpu_tier));
   FACET_ASSIGN_OR_RETURN(const DType dtype, ParseDType(options.dtype));
   if (options.chunk_tokens < 1 || options.chunk_tokens > kChunkTokensMax) {
     return InvalidArgument("--chunk is ", options.chunk_tokens, "; it must be from 1 to ",
@@ -64,9 +49,9 @@ Status WriteLogits(const LogitsOptions& options) {
     return InvalidArgument("--threads is ", options.threads, "; it must be from 0 to ",
                            kThreadsMax);
   }
-  const int threads = options.threads > 0
-                          ? options.threads
-                          : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  kernels::OpenedBackend opened = kernels::OpenBackend(
+      {.device = options.device, .cpu_tier = options.cpu_tier, .threads = options.threads});
+  if (opened.backend == nullptr) return InvalidArgument(opened.error);
   const auto num_tokens = static_cast<int64_t>(options.ids.size());
   FACET_ASSIGN_OR_RETURN(const int64_t kv_bytes,
                          KvBytesFor(options.model_directory, dtype, num_tokens));
@@ -80,7 +65,7 @@ Status WriteLogits(const LogitsOptions& options) {
                                 .kv_bytes = kv_bytes,
                                 .running_max = 1,
                                 .step_tokens_max = options.chunk_tokens},
-                               std::make_unique<kernels::CpuBackend>(tier, threads),
+                               std::move(opened.backend),
                                [&bar](int64_t done, int64_t total) { bar.Update(done, total); }));
   }
   std::ofstream out(options.out_file, std::ios::binary | std::ios::trunc);

@@ -65,6 +65,12 @@ class Backend {
   // After the last Pack, Upload and KeepTable: frees what only loading needs.
   virtual void EndLoading() {}
 
+  // The ceilings that a bench holds figures against, measured now: GB/s of memory (a CPU reads, a
+  // GPU copies and counts both ways) and GFLOP/s of products of this dtype. 0: not measured.
+  virtual double ProbeMemory() { return 0; }
+
+  virtual double ProbeProducts(DType) { return 0; }
+
   // Waits for the ops before it.
   virtual void CopyToHost(void* host, const void* device, int64_t bytes);
 

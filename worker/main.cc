@@ -18,7 +18,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/progress_bar.h"
-#include "kernels/cpu/cpu_backend.h"
+#include "kernels/open_backend.h"
 #include "proto/config_file.h"
 #include "proto/grpc_log.h"
 #include "worker/engine/engine.h"
@@ -81,24 +81,10 @@ StatusOr<WorkerPlace> FindPlace(const facet::v1::ClusterConfig& config, const Fl
 }
 
 StatusOr<std::unique_ptr<kernels::Backend>> MakeBackend(const facet::v1::PoolConfig& pool) {
-  if (!pool.device().empty() && pool.device() != "cpu") {
-    return InvalidArgument("device is ", pool.device(), "; this build serves cpu only");
-  }
-  kernels::CpuTier tier = kernels::BestCpuTier();
-  if (!pool.cpu_tier().empty()) {
-    const auto wanted = kernels::ParseCpuTier(pool.cpu_tier());
-    if (!wanted.has_value()) {
-      return InvalidArgument("cpu_tier is ", pool.cpu_tier(), "; scalar, avx2 and avx512 exist");
-    }
-    if (!kernels::Supports(*wanted)) {
-      return InvalidArgument("cpu_tier is ", pool.cpu_tier(), "; this machine supports at most ",
-                             kernels::NameOf(tier));
-    }
-    tier = *wanted;
-  }
-  const auto cores = static_cast<int>(std::thread::hardware_concurrency());
-  const int threads = pool.threads() > 0 ? pool.threads() : std::max(1, cores);
-  return std::make_unique<kernels::CpuBackend>(tier, threads);
+  kernels::OpenedBackend opened = kernels::OpenBackend(
+      {.device = pool.device(), .cpu_tier = pool.cpu_tier(), .threads = pool.threads()});
+  if (opened.backend == nullptr) return InvalidArgument(opened.error);
+  return std::move(opened.backend);
 }
 
 // One step over one token, so that a worker that says it is ready has computed something.

@@ -36,13 +36,16 @@ class CpuBackend final : public Backend {
 
   int num_threads() const { return pool_.num_threads(); }
 
-  // Runs body(item, thread) on the backend's threads; for loaders and benchmarks.
-  ThreadPool& pool() { return pool_; }
-
   // Large pieces are mapped in whole huge pages where the kernel gives them.
   Buffer Allocate(int64_t bytes) override;
   PackedWeight Pack(const ConstTensorView& weight, WeightFormat format) override;
   Buffer Upload(const ConstTensorView& host, DType dtype) override;
+
+  // All threads read 1 GiB, best of three passes.
+  double ProbeMemory() override;
+
+  // A product whose weight (1 MiB in bf16) stays in cache.
+  double ProbeProducts(DType dtype) override;
 
  private:
   void DoEmbed(const EmbedArgs& args) override;
@@ -65,6 +68,7 @@ class CpuBackend final : public Backend {
   ThreadPool pool_;
   ThreadScratch scratch_;
   OpScratch rows_;  // Normed rows of the op in progress.
+  Buffer probe_memory_;
 };
 
 }  // namespace facet::kernels

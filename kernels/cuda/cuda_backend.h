@@ -61,6 +61,8 @@ class CudaBackend final : public Backend {
   ConstTensorView StageInts(std::span<const int32_t> host) override;
   AttentionBatch StageRows(std::span<const AttentionRow> rows) override;
   void CopyToHost(void* host, const void* device, int64_t bytes) override;
+  double ProbeMemory() override;
+  double ProbeProducts(DType dtype) override;
 
  private:
   // Device memory that ops of one step use between their launches, one piece for each purpose.
@@ -127,6 +129,10 @@ class CudaBackend final : public Backend {
   // Uploaded at the first call for these weights.
   const ExpertTable& ExpertPointers(const std::vector<ExpertWeights>& experts);
 
+  // Of several runs of work on the stream, by events.
+  template <typename Work>
+  double BestSeconds(const Work& work);
+
   // The device breaks mid-step: the process dies with the op's name and CUDA's words.
   static void Check(cudaError_t error, const char* what);
 
@@ -135,6 +141,7 @@ class CudaBackend final : public Backend {
   cudaStream_t stream_ = nullptr;
   std::array<Buffer, static_cast<size_t>(Scratch::kNum)> scratch_;
   std::map<const ExpertWeights*, ExpertTable> expert_tables_;
+  std::array<Buffer, 2> probe_memory_;
   std::array<Staging, 2> load_pieces_;
   int load_index_ = 0;
   // What the last two steps staged.

@@ -59,7 +59,7 @@ TEST(ModelLogitsTest, ErrorsNameTheFlag) {
   };
   EXPECT_EQ(message({.ids = {2}, .dtype = "f16"}), "--dtype is f16; bf16 and f32 exist");
   EXPECT_THAT(message({.ids = {2}, .chunk_tokens = 0}), HasSubstr("--chunk is 0; it must be from"));
-  EXPECT_THAT(message({.ids = {2}, .cpu_tier = "sse"}), HasSubstr("--cpu-tier is sse"));
+  EXPECT_THAT(message({.ids = {2}, .cpu_tier = "sse"}), HasSubstr("cpu_tier is sse"));
   EXPECT_THAT(message({.ids = {2}}), HasSubstr("--out is /no/such/file"));
 }
 

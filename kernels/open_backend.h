@@ -1,0 +1,30 @@
+// From words of a config file or a command line to a backend: the one place that knows which kinds
+// of device there are. Which of them are built in is CMake's choice.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "kernels/backend.h"
+
+namespace facet::kernels {
+
+struct BackendChoice {
+  std::string device;           // "cpu" (or empty), "cuda:N"
+  std::string cpu_tier;         // "scalar", "avx2", "avx512"; empty: the best of this machine
+  int threads = 0;              // Of the CPU; 0: one for each core
+  bool tables_on_host = false;  // CUDA: the per-layer embedding table stays in pinned host memory
+};
+
+// Either a backend or what is wrong with the choice: "device is cuda:1; this machine has 1".
+struct OpenedBackend {
+  std::unique_ptr<Backend> backend;
+  std::string error;
+};
+
+OpenedBackend OpenBackend(const BackendChoice& choice);
+
+// The CUDA part: cuda/open_cuda.cc, or open_no_cuda.cc in builds without CUDA.
+OpenedBackend OpenCudaBackend(const BackendChoice& choice, int device);
+
+}  // namespace facet::kernels
