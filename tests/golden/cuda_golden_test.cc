@@ -1,0 +1,108 @@
+// The CUDA backend end to end, on the emulator: cut models with every kind of layer through the
+// same executor and engine as serving, held against transformers and against the CPU backend.
+//
+// Tolerances. bfloat16 on a GPU rounds where the CPU peers round, but its sums run in another order
+// and probabilities are rounded to bf16 before they meet the values: logits are held to
+// transformers' own bfloat16 error as the CPU's are (golden_logits_test.cc, 1.2 times), with 1.4
+// for the largest, a maximum of noise (1.34 seen, in flat, whose prompt is the shortest). Between
+// runs of one backend there is no tolerance: bits.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "kernels/open_backend.h"
+#include "tests/golden/golden_files.h"
+#include "tests/support/engine_driver.h"
+#include "worker/engine/prompt_logits.h"
+#include "worker/executor/model_executor.h"
+
+namespace facet::test {
+namespace {
+
+using kernels::DType;
+using worker::ModelExecutor;
+
+std::unique_ptr<ModelExecutor> MakeExecutor(const std::string& directory,
+                                            const std::string& device) {
+  kernels::OpenedBackend opened = kernels::OpenBackend({.device = device, .threads = 2});
+  FACET_CHECK(opened.backend != nullptr) << opened.error;
+  StatusOr<std::unique_ptr<ModelExecutor>> executor =
+      ModelExecutor::Create({.model_directory = directory,
+                             .dtype = DType::kBf16,
+                             .kv_bytes = 64 << 20,
+                             .running_max = 64,
+                             .step_tokens_max = 512},
+                            std::move(opened.backend));
+  FACET_CHECK(executor.ok()) << executor.status().ToString();
+  return *std::move(executor);
+}
+
+std::vector<float> Logits(ModelExecutor& executor, const std::vector<int32_t>& ids, int32_t chunk) {
+  std::vector<float> all;
+  const Status status =
+      worker::RunPromptLogits(executor, ids, chunk, [&](int64_t, std::span<const float> logits) {
+        all.insert(all.end(), logits.begin(), logits.end());
+      });
+  EXPECT_TRUE(status.ok()) << status;
+  return all;
+}
+
+class CudaGoldenTest : public testing::TestWithParam<GoldenCase> {};
+
+TEST_P(CudaGoldenTest, LogitsAreNoFurtherOffThanTransformersOwnRun) {
+  const GoldenFile golden(GetParam().logits_file);
+  if (!golden.Has("bf16_max")) GTEST_SKIP() << "the case has no bfloat16 figures";
+  const std::vector<float> want = golden.Floats("logits");
+  const auto executor = MakeExecutor(GetParam().model_directory, "cuda:0");
+  const std::vector<float> got = Logits(*executor, golden.Ints("ids"), 512);
+  EXPECT_LE(MeanDifference(got, want), 1.2 * golden.Floats("bf16_mean")[0]);
+  EXPECT_LE(LargestDifference(got, want), 1.4 * golden.Floats("bf16_max")[0]);
+}
+
+TEST_P(CudaGoldenTest, ChunkingChangesNoBit) {
+  const GoldenFile golden(GetParam().logits_file);
+  const auto executor = MakeExecutor(GetParam().model_directory, "cuda:0");
+  const std::vector<float> whole = Logits(*executor, golden.Ints("ids"), 512);
+  for (const int32_t chunk : {7, 1}) {
+    EXPECT_EQ(Logits(*executor, golden.Ints("ids"), chunk), whole) << "chunk " << chunk;
+  }
+}
+
+// A demo model's answers, several at once, are those that it gives alone, and those of the CPU.
+TEST(CudaDemoModelTest, GreedyTokensEqualTheCpus) {
+  for (const std::string name : {"e4b", "26b"}) {
+    const GoldenFile golden("tests/golden/logits/demo_" + name + ".safetensors");
+    const std::string model = "deploy/demo/models/facet-demo-" + name;
+    std::vector<std::vector<std::vector<int32_t>>> answers;
+    for (const char* device : {"cpu", "cuda:0"}) {
+      const auto executor = MakeExecutor(model, device);
+      EngineDriver driver({.scheduler = {.context_tokens_max = 4096}}, *executor);
+      for (int i = 0; i < 4; ++i) {
+        std::vector<int32_t> ids = golden.Ints(StrCat("ids_", i));
+        const std::vector<int32_t> want = golden.Ints(StrCat("argmax_", i));
+        // The prompt ends where the first token of the answer is asked for.
+        const auto first =
+            std::find_if(want.begin(), want.end(), [](int32_t id) { return id >= 0; });
+        ids.resize(static_cast<size_t>(first - want.begin()) + 1);
+        driver.Submit({.request_id = StrCat(i),
+                       .prompt_ids = ids,
+                       .sampling = {.temperature = 0},
+                       .new_tokens_max = 8});
+      }
+      ASSERT_TRUE(driver.RunAll());
+      std::vector<std::vector<int32_t>> tokens;
+      for (int i = 0; i < 4; ++i) tokens.push_back(driver.answer(StrCat(i)).tokens);
+      answers.push_back(std::move(tokens));
+    }
+    EXPECT_EQ(answers[1], answers[0]) << name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases,
+                         CudaGoldenTest,
+                         testing::ValuesIn(LoadGoldenCases()),
+                         [](const auto& param) { return param.param.name; });
+
+}  // namespace
+}  // namespace facet::test
