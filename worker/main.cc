@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/metrics.h"
 #include "base/progress_bar.h"
 #include "kernels/open_backend.h"
 #include "proto/config_file.h"
@@ -188,7 +189,7 @@ Status Run(const Flags& flags, SignalAction& on_signal) {
   }
   grpc::HealthCheckServiceInterface* health = server->GetHealthCheckService();
   health->SetServingStatus(false);
-  MetricsPage<WorkerMetrics> page;
+  WorkerMetricsPage page;
   std::unique_ptr<MetricsServer> metrics;
   if (place.metrics_address != "off") {
     FACET_ASSIGN_OR_RETURN(metrics, MetricsServer::Start(place.metrics_address, page));
@@ -272,13 +273,12 @@ Status Run(const Flags& flags, SignalAction& on_signal) {
       drained = true;
     });
   };
-  WorkerMetricsFeed feed(page,
-                         {.pool = pool.name(),
-                          .model = place.model.name(),
-                          .device_class = device_class,
-                          .worker = place.worker_name()},
-                         pool.price_usd_per_hour());
-  service.SetStatsObserver([&feed](const EngineStats& stats) { feed.Update(stats); });
+  page.Follow([&engine] { return engine.Stats(); },
+              {.pool = pool.name(),
+               .model = place.model.name(),
+               .device_class = device_class,
+               .worker = place.worker_name()},
+              pool.price_usd_per_hour());
   service.Serve(engine, description, drain);
   health->SetServingStatus(true);
   on_signal.Set(drain);
@@ -297,6 +297,7 @@ Status Run(const Flags& flags, SignalAction& on_signal) {
       Log(kWarning, "drain limit reached", {{"drain_ms_max", drain_ms}});
     }
   }
+  page.Unfollow();
   service.Shutdown();
   engine.Stop();
   server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(2));

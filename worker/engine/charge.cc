@@ -6,6 +6,10 @@
 
 namespace facet::worker {
 
+bool IsDecode(const PlannedChunk& chunk) {
+  return chunk.num_tokens == 1 && chunk.first >= chunk.sequence->num_prompt_tokens();
+}
+
 std::vector<Charge> ChargeStep(const StepPlan& plan, int64_t device_ns) {
   const std::vector<PlannedChunk>& chunks = plan.chunks();
   const int64_t total = plan.num_tokens();
@@ -27,8 +31,7 @@ std::vector<Charge> ChargeStep(const StepPlan& plan, int64_t device_ns) {
   std::vector<Charge> charges(chunks.size());
   for (size_t i = 0; i < chunks.size(); ++i) {
     const PlannedChunk& chunk = chunks[i];
-    const bool decode = chunk.num_tokens == 1 && chunk.first >= chunk.sequence->num_prompt_tokens();
-    (decode ? charges[i].decode_ns : charges[i].prefill_ns) = shares[i];
+    (IsDecode(chunk) ? charges[i].decode_ns : charges[i].prefill_ns) = shares[i];
     charges[i].recomputed_ns = shares[i] * chunk.num_recomputed / chunk.num_tokens;
   }
   return charges;

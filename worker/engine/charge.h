@@ -15,8 +15,10 @@ struct Charge {
   int64_t recomputed_ns = 0;  // Part of the two: work done before and lost by preemption.
 };
 
-// Largest remainder; ties go to the earlier chunk. A chunk that goes on from generated tokens, one
-// at a time, is decode; everything else is prefill.
+// Whether a chunk goes on from generated tokens, one at a time; everything else is prefill.
+bool IsDecode(const PlannedChunk& chunk);
+
+// Largest remainder; ties go to the earlier chunk.
 std::vector<Charge> ChargeStep(const StepPlan& plan, int64_t device_ns);
 
 // What device time costs, rounded down; exact sums come from charging differences of running

@@ -8,12 +8,10 @@
 namespace facet::worker {
 namespace {
 
-DeviceState StateOf(const StepPlan& plan, const std::vector<Charge>& charges) {
+DeviceState StateOf(const StepPlan& plan) {
   bool prefill = false;
   bool decode = false;
-  for (size_t i = 0; i < plan.chunks().size(); ++i) {
-    (charges[i].decode_ns > 0 ? decode : prefill) = true;
-  }
+  for (const PlannedChunk& chunk : plan.chunks()) (IsDecode(chunk) ? decode : prefill) = true;
   if (prefill && decode) return DeviceState::kMixed;
   return decode ? DeviceState::kDecode : DeviceState::kPrefill;
 }
@@ -134,7 +132,7 @@ void Engine::FinishStep() {
 
 std::map<uint64_t, StepFrame> Engine::Commit(const InFlight& step, StepResult& result) {
   const int64_t now_ns = clock_.NowNs();
-  const DeviceState state = StateOf(step.plan, ChargeStep(step.plan, result.device_ns));
+  const DeviceState state = StateOf(step.plan);
   const int64_t busy_ns = stats_.SpendStep(state, result.device_ns, now_ns);
   const std::vector<Charge> charges = ChargeStep(step.plan, busy_ns);
   std::map<uint64_t, StepFrame> frames;
@@ -151,7 +149,7 @@ std::map<uint64_t, StepFrame> Engine::Commit(const InFlight& step, StepResult& r
     stats.load.busy_ns_total += busy_ns;
     stats.preemptions = scheduler_.num_preemptions();
     if (recomputed_ns > 0) stats.wasted_ns["preempt_recompute"] += recomputed_ns;
-    MoveMean(stats.step_ms_predicted, static_cast<double>(busy_ns) / 1e6);
+    MoveMean(stats.load.step_ms_predicted, static_cast<double>(busy_ns) / 1e6);
     if (state == DeviceState::kPrefill && busy_ns > 0) {
       MoveMean(stats.load.prefill_tokens_per_second,
                step.plan.num_tokens() * 1e9 / static_cast<double>(busy_ns));
@@ -187,7 +185,10 @@ TokenDelta Engine::CommitRow(const PlannedChunk& chunk, RowResult& row, const Ch
   delta.token_ids.push_back(row.token);
   if (request.sampling.num_logprobs > 0) delta.logprobs.push_back(std::move(row));
   ++seq.num_published;
-  stats_.Update([&](EngineStats& stats) { ++stats.tenants[request.tenant].output_tokens; });
+  stats_.Update([&](EngineStats& stats) {
+    ++stats.tenants[request.tenant].output_tokens;
+    ++stats.load.output_tokens_total;
+  });
   const bool stop = std::find(request.stop_ids.begin(), request.stop_ids.end(),
                               delta.token_ids[0]) != request.stop_ids.end();
   if (stop) {
@@ -269,7 +270,10 @@ void Engine::OnCommand(SequenceRequest& request) {
     return;
   }
   accounts_[scheduler_.Find(session_id, id)] = Account{};
-  stats_.Update([&](EngineStats& stats) { stats.tenants[tenant].prompt_tokens += prompt_tokens; });
+  stats_.Update([&](EngineStats& stats) {
+    stats.tenants[tenant].prompt_tokens += prompt_tokens;
+    stats.load.prompt_tokens_total += prompt_tokens;
+  });
 }
 
 void Engine::OnCommand(CancelCommand& command) {
@@ -361,20 +365,12 @@ Credits Engine::Grant(Session& session) {
 }
 
 Load Engine::CurrentLoad() const {
-  const EngineStats stats = stats_.Snapshot(clock_);
-  Load load = stats.load;
+  Load load = stats_.LoadNow(clock_);
   load.sequences_running = scheduler_.num_running();
   load.sequences_waiting = scheduler_.num_waiting();
   load.prefill_tokens_waiting = scheduler_.prefill_tokens_waiting();
   load.kv_bytes_used = scheduler_.blocks().used_bytes();
   load.kv_bytes_total = scheduler_.blocks().total_bytes();
-  load.step_ms_predicted = stats.step_ms_predicted;
-  load.prompt_tokens_total = 0;
-  load.output_tokens_total = 0;
-  for (const auto& [tenant, use] : stats.tenants) {
-    load.prompt_tokens_total += use.prompt_tokens;
-    load.output_tokens_total += use.output_tokens;
-  }
   return load;
 }
 

@@ -32,14 +32,23 @@ int64_t StatsBoard::SpendStep(DeviceState state, int64_t device_ns, int64_t now_
 EngineStats StatsBoard::Snapshot(const Clock& clock) const {
   absl::MutexLock lock(&mutex_);
   EngineStats stats = stats_;
-  if (stats.step_start_ns == 0) {
-    const int64_t now_ns = clock.NowNs();
-    const DeviceState state = stats.draining ? DeviceState::kDrain : DeviceState::kIdle;
-    stats.state_ns[static_cast<int>(state)] += now_ns - spent_until_ns_;
-    stats.held_ns = now_ns - begin_ns_;
-  }
+  stats.held_ns = HeldNow(clock);
+  const DeviceState state = stats.draining ? DeviceState::kDrain : DeviceState::kIdle;
+  stats.state_ns[static_cast<int>(state)] += stats.held_ns - stats_.held_ns;
   stats.load.held_ns_total = stats.held_ns;
   return stats;
+}
+
+Load StatsBoard::LoadNow(const Clock& clock) const {
+  absl::MutexLock lock(&mutex_);
+  Load load = stats_.load;
+  load.held_ns_total = HeldNow(clock);
+  return load;
+}
+
+// While a step runs its time is not booked yet: nobody knows which state it will be.
+int64_t StatsBoard::HeldNow(const Clock& clock) const {
+  return stats_.step_start_ns == 0 ? clock.NowNs() - begin_ns_ : stats_.held_ns;
 }
 
 }  // namespace facet::worker

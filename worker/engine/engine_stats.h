@@ -13,12 +13,14 @@
 
 namespace facet::worker {
 
-enum class DeviceState { kLoading, kIdle, kPrefill, kDecode, kMixed, kDrain };
+// kFault is never entered yet: a device that breaks ends the process.
+enum class DeviceState { kLoading, kIdle, kPrefill, kDecode, kMixed, kDrain, kFault };
 
-inline constexpr int kNumDeviceStates = 6;
+inline constexpr int kNumDeviceStates = 7;
 
 constexpr const char* NameOf(DeviceState state) {
-  constexpr const char* kNames[] = {"loading", "idle", "prefill", "decode", "mixed", "drain"};
+  constexpr const char* kNames[] = {"loading", "idle",  "prefill", "decode",
+                                    "mixed",   "drain", "fault"};
   return kNames[static_cast<int>(state)];
 }
 
@@ -34,7 +36,6 @@ struct TenantUse {
 struct EngineStats {
   uint64_t steps = 0;
   int64_t step_start_ns = 0;  // Of the oldest step in flight; 0 if idle.
-  double step_ms_predicted = 0;
   Load load;
   std::map<uint64_t, Credits> credits;  // By session.
   bool draining = false;
@@ -70,7 +71,12 @@ class StatsBoard {
   // that runs.
   EngineStats Snapshot(const Clock& clock) const;
 
+  // The snapshot's load alone: no maps are copied.
+  Load LoadNow(const Clock& clock) const;
+
  private:
+  int64_t HeldNow(const Clock& clock) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   mutable absl::Mutex mutex_;
   EngineStats stats_ ABSL_GUARDED_BY(mutex_);
   int64_t begin_ns_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -1,12 +1,13 @@
-// Carries the engine's totals into the worker's metrics page, one snapshot at a time, so that sums
-// hold on every scrape.
+// The worker's metrics: each scrape exports one snapshot of the engine's totals, so that sums hold.
 #pragma once
 
-#include <map>
-#include <string>
+#include <prometheus/collectable.h>
 
-#include "base/metrics.h"
-#include "metrics_registry.h"
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/synchronization/mutex.h"
 #include "worker/engine/engine_stats.h"
 
 namespace facet::worker {
@@ -18,20 +19,22 @@ struct MetricLabels {
   std::string worker;
 };
 
-class WorkerMetricsFeed {
+// What a scrape sees: nothing until there is an engine to follow, then its totals as they are.
+class WorkerMetricsPage final : public prometheus::Collectable {
  public:
-  WorkerMetricsFeed(MetricsPage<WorkerMetrics>& page,
-                    const MetricLabels& labels,
-                    double price_usd_per_hour);
+  // source is called at each scrape, one at a time, until Unfollow() returns.
+  void Follow(std::function<EngineStats()> source,
+              const MetricLabels& labels,
+              double price_usd_per_hour);
+  void Unfollow();
 
-  // One caller at a time; totals never go back.
-  void Update(const EngineStats& stats);
+  std::vector<prometheus::MetricFamily> Collect() const override;
 
  private:
-  MetricsPage<WorkerMetrics>& page_;
-  const MetricLabels labels_;
-  const double price_usd_per_hour_;
-  EngineStats last_;
+  mutable absl::Mutex mutex_;
+  std::function<EngineStats()> source_ ABSL_GUARDED_BY(mutex_);
+  MetricLabels labels_ ABSL_GUARDED_BY(mutex_);
+  double price_usd_per_hour_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace facet::worker

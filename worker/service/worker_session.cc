@@ -280,11 +280,6 @@ void WorkerService::Serve(Engine& engine,
   on_drain_ = std::move(on_drain);
 }
 
-void WorkerService::SetStatsObserver(std::function<void(const EngineStats&)> observer) {
-  absl::MutexLock lock(&mutex_);
-  observer_ = std::move(observer);
-}
-
 void WorkerService::Shutdown() {
   {
     absl::MutexLock lock(&mutex_);
@@ -424,7 +419,6 @@ void WorkerService::HeartbeatMain() {
     mutex_.AwaitWithTimeout(absl::Condition(&ended), absl::Milliseconds(kHeartbeatMs));
     if (engine_ == nullptr || ending_) continue;
     const EngineStats stats = engine_->Stats();
-    if (observer_) observer_(stats);
     const int64_t now_ns = clock_.NowNs();
     v1::WorkerMessage message;
     v1::Heartbeat& beat = *message.mutable_heartbeat();
@@ -432,7 +426,7 @@ void WorkerService::HeartbeatMain() {
     if (stats.step_start_ns != 0) {
       beat.set_step_elapsed_ms((now_ns - stats.step_start_ns) / 1'000'000);
     }
-    beat.set_step_predicted_ms(static_cast<int64_t>(std::ceil(stats.step_ms_predicted)));
+    beat.set_step_predicted_ms(static_cast<int64_t>(std::ceil(stats.load.step_ms_predicted)));
     beat.set_draining(stats.draining);
     beat.set_ready(true);
     FillLoad(stats.load, *beat.mutable_load());

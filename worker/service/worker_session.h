@@ -33,9 +33,6 @@ class WorkerService final : public v1::WorkerService::CallbackService, public En
              const v1::DescribeResponse& description,
              std::function<void()> on_drain);
 
-  // Called from the heartbeat thread with each snapshot, for metrics.
-  void SetStatsObserver(std::function<void(const EngineStats&)> observer);
-
   // Ends every session; nothing is published any more.
   void Shutdown();
 
@@ -66,7 +63,6 @@ class WorkerService final : public v1::WorkerService::CallbackService, public En
   Engine* engine_ ABSL_GUARDED_BY(mutex_) = nullptr;
   v1::DescribeResponse description_ ABSL_GUARDED_BY(mutex_);
   std::function<void()> on_drain_ ABSL_GUARDED_BY(mutex_);
-  std::function<void(const EngineStats&)> observer_ ABSL_GUARDED_BY(mutex_);
   std::map<uint64_t, Reactor*> sessions_ ABSL_GUARDED_BY(mutex_);
   uint64_t next_session_id_ ABSL_GUARDED_BY(mutex_) = 1;
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
