@@ -4,6 +4,9 @@
 
 #include <iostream>
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "cli/json_lines.h"
 #include "cli/model_inspect.h"
@@ -74,14 +77,18 @@ void AddSynth(CLI::App& model) {
       [options, layers] { ExitOnError("model synth", Synth(*options, layers->count() > 0)); });
 }
 
+Status Logits(LogitsOptions options, const std::vector<std::string>& ids) {
+  FACET_ASSIGN_OR_RETURN(options.ids, ParseIdList(ids));
+  return WriteLogits(options);
+}
+
 void AddLogits(CLI::App& model) {
   const auto options = std::make_shared<LogitsOptions>();
   CLI::App* command = model.add_subcommand(
       "logits", "Logits of every position of a prompt, as raw little-endian float32");
   command->add_option("--model", options->model_directory, "Directory of the model")->required();
-  command->add_option("--ids", options->ids, "Token ids, separated by commas")
-      ->delimiter(',')
-      ->required();
+  const auto ids = std::make_shared<std::vector<std::string>>();
+  command->add_option("--ids", *ids, "Token ids, separated by commas")->delimiter(',')->required();
   command->add_option("--dtype", options->dtype, "bf16 or f32, of weights and activations")
       ->capture_default_str();
   command->add_option("--chunk", options->chunk_tokens, "Prompt tokens in one step")
@@ -94,7 +101,7 @@ void AddLogits(CLI::App& model) {
   command->footer(
       "Example: facet model logits --model deploy/demo/models/facet-demo-e4b --ids 2,7,9 "
       "--dtype f32 --out logits.f32");
-  command->callback([options] { ExitOnError("model logits", WriteLogits(*options)); });
+  command->callback([options, ids] { ExitOnError("model logits", Logits(*options, *ids)); });
 }
 
 }  // namespace

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <charconv>
 #include <fstream>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -38,6 +40,20 @@ StatusOr<int64_t> KvBytesFor(const std::string& directory, DType dtype, int64_t 
 }
 
 }  // namespace
+
+StatusOr<std::vector<int32_t>> ParseIdList(const std::vector<std::string>& words) {
+  std::vector<int32_t> ids;
+  for (const std::string& word : words) {
+    int32_t id = -1;
+    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), id);
+    if (error != std::errc() || end != word.data() + word.size() || id < 0) {
+      return InvalidArgument("--ids holds \"", word, "\"; ids are whole numbers from 0 to ",
+                             std::numeric_limits<int32_t>::max());
+    }
+    ids.push_back(id);
+  }
+  return ids;
+}
 
 Status WriteLogits(const LogitsOptions& options) {
   FACET_ASSIGN_OR_RETURN(const DType dtype, ParseDType(options.dtype));

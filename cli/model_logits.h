@@ -20,6 +20,9 @@ struct LogitsOptions {
   std::string out_file;
 };
 
+// Token ids as written on a command line; the error names the one that is none.
+StatusOr<std::vector<int32_t>> ParseIdList(const std::vector<std::string>& words);
+
 // Runs the prompt as a worker would and writes little-endian float32 [ids, vocab].
 Status WriteLogits(const LogitsOptions& options);
 

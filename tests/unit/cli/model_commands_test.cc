@@ -63,6 +63,14 @@ TEST(ModelLogitsTest, ErrorsNameTheFlag) {
   EXPECT_THAT(message({.ids = {2}}), HasSubstr("--out is /no/such/file"));
 }
 
+TEST(ModelLogitsTest, NamesTheIdThatIsNone) {
+  for (const char* word : {"x", "-1", "2147483648", "", "7 "}) {
+    EXPECT_EQ(MessageOf(ParseIdList({"2", word}).status()),
+              StrCat("--ids holds \"", word, "\"; ids are whole numbers from 0 to 2147483647"));
+  }
+  EXPECT_EQ(ParseIdList({"2", "7"}).value(), (std::vector<int32_t>{2, 7}));
+}
+
 TEST(ModelInspectTest, DemoModelIsServable) {
   const auto report = InspectModel("deploy/demo/models/facet-demo-26b");
   ASSERT_TRUE(report.ok()) << report.status();
