@@ -40,5 +40,6 @@ bench: build
 
 fuzz: build
 	@cmake --preset asan >/dev/null
-	@ninja -C build/asan text_fuzz
-	@build/asan/tests/text_fuzz 1000000
+	@ninja -C build/asan text_fuzz input_fuzz
+	@build/asan/fuzz/text_fuzz 1 100000
+	@build/asan/fuzz/input_fuzz 1 100000

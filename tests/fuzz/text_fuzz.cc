@@ -5,15 +5,11 @@
 // Each round takes good input, damages it at random and feeds it in. Nothing may crash or hang, an
 // error must be InvalidArgument, and what is accepted must keep its promises. A failed check names
 // its round, which runs alone as SEED with ROUNDS 1.
-#include <csignal>
-#include <cstdio>
-#include <cstdlib>
-#include <exception>
 #include <nlohmann/json.hpp>
-#include <random>
 #include <string>
 
 #include "base/check.h"
+#include "tests/fuzz/rounds.h"
 #include "tests/support/small_tokenizer.h"
 #include "text/chat_template.h"
 #include "text/output_protocol.h"
@@ -23,35 +19,6 @@
 namespace facet {
 namespace {
 
-using Random = std::mt19937;
-
-size_t Below(Random& random, size_t n) { return random() % n; }
-
-// A few bytes changed, dropped, doubled, or replaced by what a parser reacts to.
-std::string Damage(std::string text, Random& random) {
-  static const char* const kBits[] = {"{",   "}",   "[",      "]",    "\"",     ",",    ":",
-                                      "\\",  "\\u", "\xC3",   "\xFF", "\uFFFF", "null", "-1",
-                                      "1e9", "{}",  "<|\"|>", "\n",   "",       "0",    "true"};
-  for (size_t n = Below(random, 4); n > 0; --n) {
-    const size_t at = Below(random, text.size() + 1);
-    const size_t length = Below(random, 8);
-    switch (Below(random, 4)) {
-      case 0:
-        text.insert(at, kBits[Below(random, std::size(kBits))]);
-        break;
-      case 1:
-        text.erase(at, length);
-        break;
-      case 2:
-        text.insert(at, text.substr(at, length));
-        break;
-      default:
-        if (at < text.size()) text[at] = static_cast<char>(Below(random, 256));
-    }
-  }
-  return text;
-}
-
 bool IsUtf8(std::string_view text) {
   while (!text.empty()) {
     const Utf8Step step = NextUtf8(text);
@@ -59,11 +26,6 @@ bool IsUtf8(std::string_view text) {
     text.remove_prefix(step.length);
   }
   return true;
-}
-
-template <typename T>
-bool IsOkOrInvalid(const StatusOr<T>& result) {
-  return result.ok() || result.status().code() == absl::StatusCode::kInvalidArgument;
 }
 
 void FuzzTokenizerFile(Random& random) {
@@ -137,38 +99,17 @@ void FuzzOutput(const Tokenizer& tokenizer, Random& random) {
   }
 }
 
-unsigned long current_round = 0;
-
-void NameTheRound(int /*signal*/) { std::fprintf(stderr, "in round %lu\n", current_round); }
-
 int Main(int argc, char** argv) {
-  const auto argument = [&](int i, unsigned long fallback) {
-    return argc > i ? std::strtoul(argv[i], nullptr, 10) : fallback;
-  };
-  const unsigned long seed = argument(1, 1);
-  const unsigned long rounds = argument(2, 10000);
   const Tokenizer tokenizer = SmallTokenizer();
-  std::signal(SIGABRT, NameTheRound);
-  for (unsigned long round = seed; round < seed + rounds; ++round) {
-    current_round = round;
-    Random random(static_cast<uint32_t>(round));
+  return RunRounds("text_fuzz", argc, argv, [&](Random& random) {
     FuzzTokenizerFile(random);
     FuzzEncode(tokenizer, random);
     FuzzConversation(random);
     FuzzOutput(tokenizer, random);
-  }
-  std::printf("text_fuzz: rounds %lu to %lu passed\n", seed, seed + rounds - 1);
-  return 0;
+  });
 }
 
 }  // namespace
 }  // namespace facet
 
-int main(int argc, char** argv) {
-  try {
-    return facet::Main(argc, argv);
-  } catch (const std::exception& error) {  // Ours let none out: this is a finding too.
-    std::fprintf(stderr, "in round %lu: %s\n", facet::current_round, error.what());
-    return 1;
-  }
-}
+int main(int argc, char** argv) { return facet::Main(argc, argv); }
