@@ -11,6 +11,11 @@
 // 4. Arguments are plain structs by value; no device lambdas as arguments, no __constant__, no
 //    __CUDA_ARCH__ in kernels: the emulated path would differ.
 // 5. Files are compiled without contraction (-fmad=false); a fused product is written fmaf.
+// 6. Bulk copies of a phase are issued before the same thread's MBarrierArriveExpect of that phase.
+//
+// Devices from compute capability 8.0. What 9.0 brought is replaced below it, here and nowhere
+// else: a dependent launch is an ordinary one, a bulk copy is made by the calling thread, and
+// fences for the asynchronous copy engine are nothing.
 // Source: PTX ISA 9.0, the section named beside each wrapper.
 #pragma once
 
@@ -26,6 +31,13 @@
 #include <utility>
 
 #define FACET_DEVICE __device__ __forceinline__
+
+// Whether the device code being compiled may use what compute capability 9.0 brought.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define FACET_SM90 1
+#else
+#define FACET_SM90 0
+#endif
 
 // A variable of the block in static shared memory: FACET_SHARED(is_last, bool).
 #define FACET_SHARED(name, ...) __shared__ std::type_identity_t<__VA_ARGS__> name
@@ -141,13 +153,14 @@ FACET_DEVICE void CpAsyncWait() {
 }
 
 FACET_DEVICE void MBarrierInit(uint64_t* barrier, uint32_t num_arrivals) {
-  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(SharedAddress(barrier)),
-               "r"(num_arrivals)
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(num_arrivals)
                : "memory");
 }
 
 FACET_DEVICE void MBarrierInitFence() {
+#if FACET_SM90
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
 }
 
 FACET_DEVICE void MBarrierArrive(uint64_t* barrier) {
@@ -155,11 +168,17 @@ FACET_DEVICE void MBarrierArrive(uint64_t* barrier) {
                : "memory");
 }
 
+// Arrives; the phase also waits for bytes of bulk copies, which were issued before.
 FACET_DEVICE void MBarrierArriveExpect(uint64_t* barrier, uint32_t bytes) {
+#if FACET_SM90
   asm volatile("{ .reg .b64 t; mbarrier.arrive.expect_tx.shared.b64 t, [%0], %1; }" ::"r"(
                    SharedAddress(barrier)),
                "r"(bytes)
                : "memory");
+#else
+  static_cast<void>(bytes);  // They are there.
+  MBarrierArrive(barrier);
+#endif
 }
 
 // Until the phase of this parity has ended.
@@ -167,7 +186,11 @@ FACET_DEVICE void MBarrierWait(uint64_t* barrier, uint32_t parity) {
   uint32_t done = 0;
   while (done == 0) {
     asm volatile(
+#if FACET_SM90
         "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+#else
+        "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+#endif
         : "=r"(done)
         : "r"(SharedAddress(barrier)), "r"(parity)
         : "memory");
@@ -179,14 +202,25 @@ FACET_DEVICE void BulkCopyToShared(void* shared,
                                    const void* global,
                                    uint32_t bytes,
                                    uint64_t* barrier) {
+#if FACET_SM90
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
           "r"(SharedAddress(shared)),
       "l"(global), "r"(bytes), "r"(SharedAddress(barrier))
       : "memory");
+#else
+  static_cast<void>(barrier);  // MBarrierArriveExpect releases what this thread wrote.
+  for (uint32_t i = 0; i < bytes / 16; ++i) {
+    static_cast<uint4*>(shared)[i] = static_cast<const uint4*>(global)[i];
+  }
+#endif
 }
 
-FACET_DEVICE void FenceProxyAsync() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+FACET_DEVICE void FenceProxyAsync() {
+#if FACET_SM90
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
 
 // --- Matrix fragments (9.7.14) ----------------------------------------------------------------
 
@@ -242,11 +276,17 @@ FACET_DEVICE float Exp2(float x) {
 
 // Until the launches before this one have ended and their writes can be seen. What comes before it
 // may touch weights only. Every kernel calls it once, also in blocks that have nothing to do.
-FACET_DEVICE void GridDependencyWait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+FACET_DEVICE void GridDependencyWait() {
+#if FACET_SM90
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 
 // Lets the next launch begin; not a fence.
 FACET_DEVICE void GridDependencyLaunch() {
+#if FACET_SM90
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 
 // --- Launch -----------------------------------------------------------------------------------
@@ -259,17 +299,31 @@ struct LaunchShape {
   bool overlap_previous = true;  // The kernel calls GridDependencyWait.
 };
 
+// Whether a launch on the current device may begin before the one before it has ended.
+inline cudaError_t HasDependentLaunch(bool& has) {
+  int device = 0;
+  int major = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  }
+  has = major >= 9;
+  return error;
+}
+
 // Enqueues kernel(args...). The first launch error is returned, not kept.
 template <typename... Params, typename... Args>
 cudaError_t Launch(const LaunchShape& shape, void (*kernel)(Params...), Args&&... args) {
   constexpr size_t kStaticLimit = 48 * 1024;
   if (shape.smem_bytes > kStaticLimit) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shape.smem_bytes));
+    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                   static_cast<int>(shape.smem_bytes));
     if (error != cudaSuccess) return error;
   }
+  bool has_dependent_launch = false;
+  const cudaError_t error = HasDependentLaunch(has_dependent_launch);
+  if (error != cudaSuccess) return error;
   cudaLaunchConfig_t config{};
   config.gridDim = shape.grid;
   config.blockDim = shape.block;
@@ -279,7 +333,7 @@ cudaError_t Launch(const LaunchShape& shape, void (*kernel)(Params...), Args&&..
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &attribute;
-  config.numAttrs = shape.overlap_previous ? 1 : 0;
+  config.numAttrs = shape.overlap_previous && has_dependent_launch ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
 }
 

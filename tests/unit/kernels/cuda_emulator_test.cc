@@ -172,8 +172,8 @@ void StreamThroughStages(const float* in, float* out, int num_pieces) {
   if (threadIdx.x >= 32) {
     for (int i = 0; threadIdx.x == 32 && i < num_pieces; ++i) {
       ptx::MBarrierWait(&empty[i % 2], (i / 2 + 1) & 1);
-      ptx::MBarrierArriveExpect(&full[i % 2], 128);
       ptx::BulkCopyToShared(stages + i % 2 * 32, in + i * 32, 128, &full[i % 2]);
+      ptx::MBarrierArriveExpect(&full[i % 2], 128);
     }
     return;
   }
@@ -292,6 +292,15 @@ void WaitForNobody(int* out) {
   out[threadIdx.x] = 1;
 }
 
+void ExpectBeforeTheCopy(int* out) {
+  FACET_SHARED(barrier, uint64_t);
+  if (threadIdx.x == 0) {
+    ptx::MBarrierInit(&barrier, 1);
+    ptx::MBarrierArriveExpect(&barrier, 128);
+  }
+  out[threadIdx.x] = 1;
+}
+
 struct Refusal {
   const char* name;
   void (*kernel)(int*);
@@ -306,6 +315,7 @@ const Refusal kRefusals[] = {
     {"too_much_shared_memory", TooMuchSharedMemory, 128, "but the launch gave 128"},
     {"copies_under_way_at_the_end", ExitWithoutWaiting, 512, "asynchronous copies landed"},
     {"a_wait_that_never_ends", WaitForNobody, 0, "deadlock"},
+    {"an_expectation_before_its_copy", ExpectBeforeTheCopy, 0, "comes before its bulk copies"},
 };
 
 TEST_P(CudaEmulatorDeathTest, RefusesWhatADeviceWouldGetWrong) {
