@@ -256,11 +256,13 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
                      .blocks = params.blocks + work.row.blocks_begin,
                      .first_block = work.row.first_block,
                      .end = row_end};
-  KeyRows values = keys;
-  values.base += params.num_kv_heads * kHeadBytes;
+  enum class Part { kKeys, kValues };
   // Every call makes one group of copies, of nothing past the end, so that waits can count groups.
-  const auto load = [&](const KeyRows& rows, Bf16* shared, int32_t tile) {
+  const auto load = [&](Part part, Bf16* shared, int32_t tile) {
     if (tile < tile_end) {
+      // Not kept between calls: it would cost the registers that the widest shape has not left.
+      KeyRows rows = keys;
+      if (part == Part::kValues) rows.base += params.num_kv_heads * kHeadBytes;
       LoadTile<Shape>(rows, tile, shared + (tile - tile_begin) % kStages * Shape::kTileElements);
     }
     ptx::CpAsyncCommit();
@@ -270,8 +272,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
   LoadQueries<Shape>(params, work, tiles.queries);
 #pragma unroll
   for (int stage = 0; stage < kStages; ++stage) {
-    load(keys, tiles.keys, tile_begin + stage);
-    load(values, tiles.values, tile_begin + stage);
+    load(Part::kKeys, tiles.keys, tile_begin + stage);
+    load(Part::kValues, tiles.values, tile_begin + stage);
   }
 
   if (threadIdx.x < Shape::kColumns) {
@@ -311,7 +313,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
     }
     ptx::SyncThreads();
     // All are done with the values of the tile before.
-    if (tile > tile_begin) load(values, tiles.values, tile - 1 + kStages);
+    if (tile > tile_begin) load(Part::kValues, tiles.values, tile - 1 + kStages);
     float s[Shape::kScoreTiles][4];
     Scores<Shape>(tiles.keys + stage, tiles.queries, s);
     const bool all_visible =
@@ -322,7 +324,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
     // Weights; K of a later tile begins to move.
     PublishMaxima<Shape>(s, tiles.parts);
     ptx::SyncThreads();
-    load(keys, tiles.keys, tile + kStages);
+    load(Part::kKeys, tiles.keys, tile + kStages);
     Softmax<Shape>(s, tiles, max_score, sum);
 
     // Values.
