@@ -68,6 +68,7 @@ CudaBackend::CudaBackend(const CudaOptions& options) : options_(options) {
 
 CudaBackend::~CudaBackend() {
   Check(cudaStreamSynchronize(stream_), "last step");
+  CudaBackend::EndLoading();
   for (Staging& staging : staging_) {
     staging.host = Buffer();
     staging.device = Buffer();
