@@ -274,13 +274,16 @@ TEST_P(ConformanceTest, PagedAttention) {
   const Tensor k_norm = RandomNorm(head_dim);
   Tensor inv_freq(DType::kF32, {head_dim / 2});
   for (int i = 0; i < head_dim / 2; ++i) {
-    inv_freq.set(i, i % 3 == 2 ? 0 : 1 / std::pow(100.0F, 2.0F * i / head_dim));
+    inv_freq.set(i, i % 3 == 2 ? 0
+                               : std::pow(100.0F, -2.0F * static_cast<float>(i) /
+                                                      static_cast<float>(head_dim)));
   }
   constexpr int kSequences = 3;
   constexpr int kBlocksEach = 8;
+  constexpr int64_t kCacheBlocks = kSequences * kBlocksEach;
   const int64_t block_bytes = int64_t{2} * kv_heads * kBlockTokens * head_dim * SizeOf(dtype_);
-  const Buffer reference_cache = reference_->Allocate(kSequences * kBlocksEach * block_bytes);
-  const Buffer peer_cache = peer_->Allocate(kSequences * kBlocksEach * block_bytes);
+  const Buffer reference_cache = reference_->Allocate(kCacheBlocks * block_bytes);
+  const Buffer peer_cache = peer_->Allocate(kCacheBlocks * block_bytes);
   std::vector<std::vector<int32_t>> tables(kSequences);
   for (int s = 0; s < kSequences; ++s) {
     for (int b = 0; b < kBlocksEach; ++b) tables[s].push_back(b * kSequences + s);

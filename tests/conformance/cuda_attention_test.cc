@@ -74,7 +74,9 @@ class World {
                      2 / std::sqrt(static_cast<float>(shape.head_dim)));
     k_norm_ = Random(shape.head_dim, 0.2F, 1);
     for (int i = 0; i < shape.head_dim / 2; ++i) {
-      inv_freq_.push_back(i % 3 == 2 ? 0 : std::pow(100.0F, -2.0F * i / shape.head_dim));
+      inv_freq_.push_back(i % 3 == 2 ? 0
+                                     : std::pow(100.0F, -2.0F * static_cast<float>(i) /
+                                                            static_cast<float>(shape.head_dim)));
     }
     start_cache_.assign(num_blocks * shape.BlockElements(), Bf16{0xffff});
     for (size_t s = 0; s < history_.size(); ++s) {
@@ -319,7 +321,7 @@ TEST_P(RandomCudaAttentionTest, IsLikeTheReference) {
   const Shape shape{.head_dim = 16 << between(0, 4),
                     .num_kv_heads = between(1, 2),
                     .group = between(1, 9),
-                    .window = between(0, 1) * between(1, 300),
+                    .window = int64_t{between(0, 1)} * between(1, 300),
                     .k_eq_v = between(0, 1) == 1,
                     .has_kv = between(0, 4) != 0};
   constexpr int kNewTokens = 50;

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+// NOLINTBEGIN(bugprone-reserved-identifier,readability-identifier-naming): the toolkit's names.
+
 #define __global__
 #define __device__
 #define __host__
@@ -111,3 +113,5 @@ cudaError_t cudaGetLastError();
 const char* cudaGetErrorString(cudaError_t error);
 const char* cudaGetErrorName(cudaError_t error);
 }
+
+// NOLINTEND(bugprone-reserved-identifier,readability-identifier-naming)
