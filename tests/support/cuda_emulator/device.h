@@ -19,7 +19,7 @@
 #include "tests/support/cuda_emulator/scheduler.h"
 
 #define FACET_DEVICE inline
-#define __shared__ use_FACET_SHARED_instead
+#define __shared__ use_FACET_SHARED_instead  // NOLINT(bugprone-reserved-identifier)
 #define threadIdx (::facet::cuda_emulator::Current().thread)
 #define blockIdx (::facet::cuda_emulator::Current().block)
 #define blockDim (::facet::cuda_emulator::Current().block_size)
@@ -64,11 +64,7 @@ inline void SyncThreads(Place place = Place::Here()) {
   cuda_emulator::BlockBarrier(0, 0, /*wait=*/true, place);
 }
 
-inline void SyncWarp(Place place = Place::Here()) {
-  int nothing = 0;
-  cuda_emulator::WarpCollective(
-      "SyncWarp", &nothing, [](void**) {}, place);
-}
+inline void SyncWarp(Place place = Place::Here()) { cuda_emulator::WarpBarrier(place); }
 
 inline void NamedBarrierSync(int id, uint32_t num_threads, Place place = Place::Here()) {
   cuda_emulator::BlockBarrier(id, num_threads, /*wait=*/true, place);
@@ -201,7 +197,7 @@ inline void CpAsync16(void* shared,
   // blamed on this line.
   std::memset(shared, 0xff, 16);
   if (valid) {
-    volatile std::byte probe = copy.from[0];
+    volatile std::byte probe = copy.from[0];  // NOLINT(clang-analyzer-deadcode.DeadStores)
     probe = copy.from[15];
     static_cast<void>(probe);
   }

@@ -39,7 +39,7 @@ class Fiber {
   Fiber() = default;
 
   // Runs entry from its start at the first switch; entry must never return.
-  explicit Fiber(void (*entry)()) : entry_(entry) {
+  explicit Fiber(void (*entry)()) {
     const size_t guard = 4096;
     memory_ = mmap(nullptr, kStackBytes + guard, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -49,7 +49,12 @@ class Fiber {
 #if FACET_EMULATOR_TSAN
     tsan_ = __tsan_create_fiber(0);
 #endif
-    Rewind();
+    auto* top = reinterpret_cast<uintptr_t*>(stack_ + stack_bytes_);
+    // The switch pops six registers and returns to entry, which then sees a stack as after a call.
+    *--top = 0;
+    *--top = reinterpret_cast<uintptr_t>(entry);
+    for (int i = 0; i < 6; ++i) *--top = 0;
+    stack_pointer_ = top;
   }
 
   Fiber(const Fiber&) = delete;
@@ -61,20 +66,6 @@ class Fiber {
     __tsan_destroy_fiber(tsan_);
 #endif
     munmap(memory_, kStackBytes + 4096);
-  }
-
-  // From the start again at the next switch.
-  void Rewind() {
-    auto* top = reinterpret_cast<uintptr_t*>(stack_ + stack_bytes_);
-    // The switch pops six registers and returns to entry, which then sees a stack as after a call.
-    *--top = 0;
-    *--top = reinterpret_cast<uintptr_t>(entry_);
-    for (int i = 0; i < 6; ++i) *--top = 0;
-    stack_pointer_ = top;
-#if FACET_EMULATOR_ASAN
-    // Frames that the last run left without returning.
-    __asan_unpoison_memory_region(stack_ + stack_bytes_ - 8192, 8192);
-#endif
   }
 
   // The running fiber calls it on itself.
@@ -131,7 +122,6 @@ class Fiber {
 #if FACET_EMULATOR_TSAN
   void* tsan_ = nullptr;
 #endif
-  void (*entry_)() = nullptr;
   void* memory_ = nullptr;
   char* stack_ = nullptr;
   size_t stack_bytes_ = 0;

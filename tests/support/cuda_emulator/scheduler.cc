@@ -76,6 +76,7 @@ struct Warp {
   std::array<Thread*, kWarpLanes> lanes{};
   int num_ready = 0;
   int num_arrived = 0;  // At the collective under way.
+  char sync = 0;        // As in Barrier.
 };
 
 struct Barrier {
@@ -199,6 +200,15 @@ class Scheduler {
   void Collective(const char* op, void* operands, void (*compute)(void**), Place place);
   void Meet(int id, uint32_t num_threads, bool wait, Place place);
 
+  void MeetWarp(Place place) {
+    Warp& warp = WarpOf(*current_);
+    MemoryReleased(&warp.sync);
+    int nothing = 0;
+    Collective(
+        "SyncWarp", &nothing, [](void**) {}, place);
+    MemoryAcquired(&warp.sync);
+  }
+
   // The running thread is no longer ready: on to the next.
   void Park() {
     current_->ready = false;
@@ -222,8 +232,8 @@ class Scheduler {
     }
   }
 
-  // Called by ThreadMain on the fiber's own stack; never comes back.
-  void RunThreadAndLeave();
+  // What a fiber does: one thread of a block after the other.
+  [[noreturn]] void RunThreads();
 
   uint32_t Random() {
     random_ ^= random_ << 13;
@@ -271,6 +281,7 @@ class Scheduler {
   uint64_t random_ = 1;
   uint64_t num_launches_ = 0;
   bool (*idle_hook_)() = nullptr;
+  char launch_sync_ = 0;  // A block's threads begin after and end before the host's work.
 };
 
 Scheduler& TheScheduler() {
@@ -279,6 +290,7 @@ Scheduler& TheScheduler() {
 }
 
 void Scheduler::Run(const GridShape& shape, const std::function<void()>& body) {
+  const Quiet quiet;
   const uint64_t block_threads =
       static_cast<uint64_t>(shape.block.x) * shape.block.y * shape.block.z;
   if (block_threads == 0 || block_threads > 1024 || block_threads % kWarpLanes != 0) {
@@ -328,22 +340,32 @@ void Scheduler::RunBlock(const GridShape& shape, uint64_t block) {
     thread.place = Place();
     thread.waits_for = nullptr;
     thread.copies.Clear();
-    thread.fiber.Rewind();
     warps_[thread.indices.warp].lanes[thread.indices.lane] = &thread;
     Wake(thread);
   }
   num_alive_ = num_threads_;
   warp_index_ = 0;
+  MemoryReleased(&launch_sync_);
   SwitchTo(Pick(/*leave_warp=*/false));
+  MemoryAcquired(&launch_sync_);
 }
 
-void Scheduler::RunThreadAndLeave() {
-  current_->fiber.Entered();
-  (*body_)();
-  Exit();
+void Scheduler::RunThreads() {
+  {
+    const Quiet quiet;
+    current_->fiber.Entered();
+  }
+  while (true) {
+    MemoryAcquired(&launch_sync_);
+    (*body_)();
+    MemoryReleased(&launch_sync_);
+    Exit();
+  }
 }
 
+// Comes back when the fiber is a thread of the next block.
 void Scheduler::Exit() {
+  const Quiet quiet;
   Thread& me = *current_;
   if (!me.copies.empty()) Fail(me.place, "a thread exits before its asynchronous copies landed");
   if (WarpOf(me).num_arrived > 0) {
@@ -372,7 +394,6 @@ void Scheduler::Exit() {
     current_ = nullptr;
     from.SwitchTo(host_);
   }
-  std::abort();  // An exited thread is never switched to.
 }
 
 Thread& Scheduler::PickLane(Warp& warp) {
@@ -484,7 +505,7 @@ void Scheduler::PrintThreads() const {
   }
 }
 
-void ThreadMain() { TheScheduler().RunThreadAndLeave(); }
+void ThreadMain() { TheScheduler().RunThreads(); }
 
 }  // namespace
 
@@ -551,6 +572,11 @@ void WarpCollective(const char* op, void* operands, void (*compute)(void**), Pla
   TheScheduler().Collective(op, operands, compute, place);
 }
 
+void WarpBarrier(Place place) {
+  const Quiet quiet;
+  TheScheduler().MeetWarp(place);
+}
+
 void BlockBarrier(int id, uint32_t num_threads, bool wait, Place place) {
   const Quiet quiet;
   TheScheduler().Meet(id, num_threads, wait, place);
@@ -561,7 +587,10 @@ void Yield() {
   TheScheduler().Yield();
 }
 
-uint32_t Random() { return TheScheduler().Random(); }
+uint32_t Random() {
+  const Quiet quiet;
+  return TheScheduler().Random();
+}
 
 void WaitFor(const void* key, const char* what, Place place) {
   Thread& me = TheScheduler().current();

@@ -72,6 +72,9 @@ const ThreadIndices& Current();
 // Lanes of a warp meet; compute runs once, on the operands of all 32.
 void WarpCollective(const char* op, void* operands, void (*compute)(void** lanes), Place place);
 
+// The same without operands; orders memory among the lanes.
+void WarpBarrier(Place place);
+
 // All threads of the block that have not exited meet (id 0), or num_threads of them (id 1 to 15).
 void BlockBarrier(int id, uint32_t num_threads, bool wait, Place place);
 
