@@ -30,9 +30,9 @@ namespace facet::cuda_emulator {
 class Fiber {
  public:
 #if FACET_EMULATOR_ASAN || FACET_EMULATOR_TSAN
-  static constexpr size_t kStackBytes = 256 * 1024;
+  static constexpr size_t kStackBytes = size_t{256} * 1024;
 #else
-  static constexpr size_t kStackBytes = 64 * 1024;
+  static constexpr size_t kStackBytes = size_t{64} * 1024;
 #endif
 
   // The thread that is running already.

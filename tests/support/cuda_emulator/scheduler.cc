@@ -50,9 +50,9 @@ namespace facet::cuda_emulator {
 namespace {
 
 // What a descriptor's fourteen bits can name; shared address 0 stays invalid.
-constexpr size_t kWindowBytes = 256 * 1024;
+constexpr size_t kWindowBytes = size_t{256} * 1024;
 constexpr size_t kWindowFirst = 1024;
-constexpr size_t kSmemLimit = 227 * 1024;
+constexpr size_t kSmemLimit = size_t{227} * 1024;
 // Between two pieces; keeps 1024-byte alignment, which swizzles of 128 bytes need.
 constexpr size_t kGapBytes = 1024;
 constexpr int kNumBarriers = 16;
