@@ -191,6 +191,12 @@ void Backend::PleInject(const PleInjectArgs& args) {
   DoPleInject(args);
 }
 
+void Backend::KeepRows(const KeepRowsArgs& args) {
+  FACET_CHECK(args.rows.Is(DType::kI32, {args.rows.dim(0)}));
+  FACET_CHECK(args.out.Is(args.in.dtype(), {args.rows.dim(0), args.in.dim(1)}));
+  if (args.rows.dim(0) > 0) DoKeepRows(args);
+}
+
 void Backend::Head(const HeadArgs& args) {
   const int64_t num_rows = args.rows.dim(0);
   FACET_CHECK(args.norm_weight.Is(args.hidden.dtype(), {args.hidden.dim(1)}));

@@ -15,6 +15,7 @@
 #include "kernels/buffer.h"
 #include "kernels/embedding.h"
 #include "kernels/head.h"
+#include "kernels/keep_rows.h"
 #include "kernels/mlp.h"
 #include "kernels/moe.h"
 #include "kernels/packed_weight.h"
@@ -62,7 +63,7 @@ class Backend {
   // must outlive the result.
   virtual HostTable KeepTable(const ConstTensorView& host);
 
-  // After the last Pack, Upload and KeepTable: frees what only loading needs.
+  // After the last Pack and KeepTable: frees what only loading needs.
   virtual void EndLoading() {}
 
   // The ceilings that a bench holds figures against, measured now: GB/s of memory (a CPU reads, a
@@ -86,6 +87,7 @@ class Backend {
   void MoeDown(const MoeDownArgs& args);
   void MoeCombine(const MoeCombineArgs& args);
   void PleInject(const PleInjectArgs& args);
+  void KeepRows(const KeepRowsArgs& args);
   void Head(const HeadArgs& args);
   void Sample(const SampleArgs& args);
 
@@ -102,6 +104,7 @@ class Backend {
   virtual void DoMoeDown(const MoeDownArgs& args) = 0;
   virtual void DoMoeCombine(const MoeCombineArgs& args) = 0;
   virtual void DoPleInject(const PleInjectArgs& args) = 0;
+  virtual void DoKeepRows(const KeepRowsArgs& args) = 0;
   virtual void DoHead(const HeadArgs& args) = 0;
   virtual void DoSample(const SampleArgs& args) = 0;
 };

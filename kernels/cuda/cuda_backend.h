@@ -81,6 +81,7 @@ class CudaBackend final : public Backend {
   void DoMoeDown(const MoeDownArgs& args) override;
   void DoMoeCombine(const MoeCombineArgs& args) override;
   void DoPleInject(const PleInjectArgs& args) override;
+  void DoKeepRows(const KeepRowsArgs& args) override;
   void DoHead(const HeadArgs& args) override;
   void DoSample(const SampleArgs& args) override;
 

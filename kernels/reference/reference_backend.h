@@ -28,6 +28,7 @@ class ReferenceBackend final : public Backend {
   void DoMoeDown(const MoeDownArgs& args) override;
   void DoMoeCombine(const MoeCombineArgs& args) override;
   void DoPleInject(const PleInjectArgs& args) override;
+  void DoKeepRows(const KeepRowsArgs& args) override;
   void DoHead(const HeadArgs& args) override;
   void DoSample(const SampleArgs& args) override;
 };

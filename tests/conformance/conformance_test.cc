@@ -516,6 +516,21 @@ TEST_P(ConformanceTest, PleInject) {
   ExpectClose(got, want, "hidden");
 }
 
+TEST_P(ConformanceTest, KeepRows) {
+  const int64_t width = Width(2, 700);
+  const Tensor in = Random({9, width});
+  Tensor rows(DType::kI32, {3});
+  for (int i = 0; i < 3; ++i) {
+    rows.view().as<int32_t>()[i] = static_cast<int32_t>(3 * i + Between(0, 2));
+  }
+  Tensor want(dtype_, {3, width});
+  Tensor got = want;
+  reference_->KeepRows({reference_.View(in), reference_.View(rows), reference_.View(want)});
+  peer_->KeepRows({peer_.View(in), peer_.View(rows), peer_.View(got)});
+  peer_.Fetch();
+  EXPECT_TRUE(got == want);
+}
+
 TEST_P(ConformanceTest, Head) {
   const int64_t hidden = Width(2, 200);
   const Packed weight = RandomWeight(Between(1, 300), hidden);

@@ -67,6 +67,10 @@ TEST_P(CudaGoldenTest, ChunkingChangesNoBit) {
   for (const int32_t chunk : {7, 1}) {
     EXPECT_EQ(Logits(*executor, golden.Ints("ids"), chunk), whole) << "chunk " << chunk;
   }
+  // As serving runs a prompt, with nothing wanted of its other tokens (gemma4.h).
+  const auto last = worker::RunLastLogits(*executor, golden.Ints("ids"), 16);
+  ASSERT_TRUE(last.ok()) << last.status();
+  EXPECT_EQ(*last, std::vector<float>(whole.end() - executor->info().vocab, whole.end()));
 }
 
 // A demo model's answers, several at once, are those that it gives alone, and those of the CPU.

@@ -7,10 +7,13 @@
 
 namespace facet::worker {
 
-Status RunPromptLogits(Executor& executor,
-                       const std::vector<int32_t>& ids,
-                       int32_t chunk_tokens,
-                       const LogitsConsumer& consumer) {
+namespace {
+
+Status RunPrompt(Executor& executor,
+                 const std::vector<int32_t>& ids,
+                 int32_t chunk_tokens,
+                 const BatchOptions& options,
+                 const LogitsConsumer& consumer) {
   const ExecutorInfo& info = executor.info();
   if (ids.empty()) return InvalidArgument("ids is empty; at least one id");
   for (const int32_t id : ids) {
@@ -31,14 +34,35 @@ Status RunPromptLogits(Executor& executor,
   while (seq.num_computed < seq.num_prompt_tokens()) {
     const StepPlan plan = scheduler.Schedule(/*may_preempt=*/true);
     FACET_CHECK(!plan.empty());
-    const StepBatch batch = BuildBatch(plan, {.prompt_logits = LogitsWanted::kAll,
-                                              .last_logits = LogitsWanted::kAll,
-                                              .return_logits = true});
+    const StepBatch batch = BuildBatch(plan, options);
     const StepResult result = executor.Await(executor.Submit(batch));
     consumer(plan.chunks()[0].first, result.logits);
     scheduler.OnStepDone(plan);
   }
   return absl::OkStatus();
+}
+
+}  // namespace
+
+Status RunPromptLogits(Executor& executor,
+                       const std::vector<int32_t>& ids,
+                       int32_t chunk_tokens,
+                       const LogitsConsumer& consumer) {
+  return RunPrompt(executor, ids, chunk_tokens,
+                   {.prompt_logits = LogitsWanted::kAll,
+                    .last_logits = LogitsWanted::kAll,
+                    .return_logits = true},
+                   consumer);
+}
+
+StatusOr<std::vector<float>> RunLastLogits(Executor& executor,
+                                           const std::vector<int32_t>& ids,
+                                           int32_t chunk_tokens) {
+  std::vector<float> last;
+  FACET_RETURN_IF_ERROR(RunPrompt(
+      executor, ids, chunk_tokens, {.return_logits = true},
+      [&](int64_t, std::span<const float> logits) { last.assign(logits.begin(), logits.end()); }));
+  return last;
 }
 
 }  // namespace facet::worker

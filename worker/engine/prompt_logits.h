@@ -1,4 +1,4 @@
-// Logits of every position of one prompt, by the same scheduler, batch builder, KV cache and
+// Logits of one prompt, by the same scheduler, batch builder, KV cache and
 // executor that serve requests: there is no second forward path. For tools and for tests against an
 // oracle.
 #pragma once
@@ -22,5 +22,11 @@ Status RunPromptLogits(Executor& executor,
                        const std::vector<int32_t>& ids,
                        int32_t chunk_tokens,
                        const LogitsConsumer& consumer);
+
+// Those behind the last id alone, [vocab], as serving asks for them: a model whose last layers only
+// read keys and values then runs them for one token (gemma4.h).
+StatusOr<std::vector<float>> RunLastLogits(Executor& executor,
+                                           const std::vector<int32_t>& ids,
+                                           int32_t chunk_tokens);
 
 }  // namespace facet::worker

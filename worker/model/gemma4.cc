@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <optional>
 #include <utility>
 
 #include "kernels/misreading.h"
@@ -13,6 +15,7 @@
 namespace facet::worker {
 namespace {
 
+using kernels::AttentionRow;
 using kernels::ConstTensorView;
 using kernels::DType;
 using kernels::Misread;
@@ -35,7 +38,55 @@ DeviceVector UploadFrequencies(const RopeShape& rope,
   return vector;
 }
 
+// The rows that hold those tokens (ascending) of a step, renumbered from 0.
+std::vector<AttentionRow> RowsOfTokens(std::span<const AttentionRow> rows,
+                                       std::span<const int32_t> tokens) {
+  std::vector<AttentionRow> kept;
+  size_t i = 0;
+  for (const AttentionRow& row : rows) {
+    bool joins = false;
+    for (; i < tokens.size() && tokens[i] < row.first_token + row.num_tokens; ++i) {
+      const int64_t position = row.first_position + tokens[i] - row.first_token;
+      if (joins && kept.back().first_position + kept.back().num_tokens == position) {
+        ++kept.back().num_tokens;
+      } else {
+        kept.push_back({.first_token = static_cast<int32_t>(i),
+                        .num_tokens = 1,
+                        .first_position = position,
+                        .first_block = row.first_block,
+                        .blocks = row.blocks});
+      }
+      joins = true;
+    }
+  }
+  return kept;
+}
+
 }  // namespace
+
+// Owns what peers that read host memory read until the step's end.
+struct WantedTokens {
+  WantedTokens(const ForwardInput& input, kernels::Backend& backend)
+      : sliding_rows(RowsOfTokens(input.sliding_rows, input.logits_rows)),
+        full_rows(RowsOfTokens(input.full_rows, input.logits_rows)),
+        places(input.logits_rows.size()) {
+    std::iota(places.begin(), places.end(), 0);
+    tokens = backend.StageInts(input.logits_rows);
+    logits_rows = backend.StageInts(places);
+    sliding_batch = backend.StageRows(sliding_rows);
+    full_batch = backend.StageRows(full_rows);
+  }
+
+  int64_t num_tokens() const { return static_cast<int64_t>(places.size()); }
+
+  std::vector<AttentionRow> sliding_rows;
+  std::vector<AttentionRow> full_rows;
+  std::vector<int32_t> places;
+  ConstTensorView tokens;       // Of the step.
+  ConstTensorView logits_rows;  // Of the step of their own: all.
+  kernels::AttentionBatch sliding_batch;
+  kernels::AttentionBatch full_batch;
+};
 
 Gemma4::Gemma4(const Gemma4Config& config,
                Gemma4Weights weights,
@@ -73,9 +124,41 @@ ConstTensorView Gemma4::Forward(const ForwardInput& input, const KvCache& kv) {
   state.hidden = state.View(buffers_.hidden, config_.hidden);
   state.branch = state.View(buffers_.branch, config_.hidden);
 
+  const int32_t kv_end = config_.kv_layers_end();
+  std::optional<WantedTokens> wanted;
+  if (kv_end < config_.num_layers && input.logits_rows.size() < input.ids.size()) {
+    wanted.emplace(input, backend_);
+  }
+  const ConstTensorView logits_rows =
+      wanted ? wanted->logits_rows : backend_.StageInts(input.logits_rows);
+
   Embed(input, state);
-  for (int32_t i = 0; i < config_.num_layers; ++i) Layer(i, state, kv);
-  return Head(input, state);
+  for (int32_t i = 0; i < config_.num_layers; ++i) {
+    if (wanted && i == kv_end) {
+      if (wanted->num_tokens() == 0) break;
+      KeepWanted(*wanted, state);
+    }
+    Layer(i, state, kv);
+  }
+  return Head(logits_rows, state);
+}
+
+void Gemma4::KeepWanted(const WantedTokens& wanted, StepState& state) {
+  state.num_tokens = wanted.num_tokens();
+  state.sliding_batch = wanted.sliding_batch;
+  state.full_batch = wanted.full_batch;
+  const auto keep = [&](const ConstTensorView& in, const kernels::Buffer& buffer) {
+    const TensorView out = state.View(buffer, in.dim(1));
+    backend_.KeepRows({.in = in, .rows = wanted.tokens, .out = out});
+    return out;
+  };
+  // No op may write where it reads: the two buffers change places.
+  state.hidden = keep(state.hidden, buffers_.branch);
+  state.branch = state.View(buffers_.hidden, config_.hidden);
+  if (!config_.has_ple()) return;
+  const int64_t bytes = state.num_tokens * state.ple.dim(1) * kernels::SizeOf(dtype_);
+  if (wanted_ple_.bytes() < bytes) wanted_ple_ = backend_.Allocate(bytes);
+  state.ple = keep(state.ple, wanted_ple_);
 }
 
 // Placeholder ids of images, audio and video are embedded as pad in text, in both tables.
@@ -117,15 +200,15 @@ void Gemma4::Layer(int32_t i, StepState& state, const KvCache& kv) {
   if (config_.has_ple()) InjectPerLayerInput(backend_, config_, i, weights, state);
 }
 
-ConstTensorView Gemma4::Head(const ForwardInput& input, const StepState& state) {
-  const auto num_rows = static_cast<int64_t>(input.logits_rows.size());
+ConstTensorView Gemma4::Head(const ConstTensorView& rows, const StepState& state) {
+  const int64_t num_rows = rows.dim(0);
   const int64_t bytes = num_rows * config_.vocab * kernels::SizeOf(DType::kF32);
   if (logits_.bytes() < bytes) logits_ = backend_.Allocate(bytes);
   const TensorView logits(logits_.data(), DType::kF32, {num_rows, config_.vocab});
   backend_.Head({.hidden = state.hidden,
                  .norm_weight = weights_.final_norm.view,
                  .weight = weights_.head_weight(),
-                 .rows = backend_.StageInts(input.logits_rows),
+                 .rows = rows,
                  .logits = logits,
                  .eps = config_.eps,
                  .softcap = config_.softcap});

@@ -27,6 +27,9 @@ struct ForwardInput {
   std::span<const int32_t> logits_rows;  // Tokens that want logits, ascending.
 };
 
+// Those tokens of a step that want logits, as a step of their own (gemma4.cc).
+struct WantedTokens;
+
 class Gemma4 {
  public:
   // The backend must outlive the model. dtype is that of the weights.
@@ -42,13 +45,16 @@ class Gemma4 {
   static std::vector<KvLayerShape> KvShapes(const Gemma4Config& config, kernels::DType dtype);
 
   // Runs every layer over at most step_tokens_max tokens. Returns [logits_rows, vocab], f32, valid
-  // until the next call.
+  // until the next call. Behind the last layer that stores keys and values only the tokens that
+  // want logits go on (of E4B's 42 layers a prompt's other tokens see 24): their bits are those of
+  // the full pass. Source: transformers 5.23.0, Gemma4TextModel._maybe_slice_kv_shared_inputs.
   kernels::ConstTensorView Forward(const ForwardInput& input, const KvCache& kv);
 
  private:
   void Embed(const ForwardInput& input, StepState& state);
+  void KeepWanted(const WantedTokens& wanted, StepState& state);
   void Layer(int32_t i, StepState& state, const KvCache& kv);
-  kernels::ConstTensorView Head(const ForwardInput& input, const StepState& state);
+  kernels::ConstTensorView Head(const kernels::ConstTensorView& rows, const StepState& state);
 
   const Gemma4Config config_;
   const Gemma4Weights weights_;
@@ -58,6 +64,7 @@ class Gemma4 {
   DeviceVector sliding_inv_freq_;
   DeviceVector full_inv_freq_;
   std::vector<int32_t> embedded_ids_;
+  kernels::Buffer wanted_ple_;
   kernels::Buffer logits_;
 };
 

@@ -280,6 +280,12 @@ StatusOr<json> ParseJson(std::string_view text, const char* name) {
 
 }  // namespace
 
+int32_t Gemma4Config::kv_layers_end() const {
+  int32_t end = num_layers;
+  while (end > 0 && layers[end - 1].shares_kv) --end;
+  return end;
+}
+
 std::string Gemma4Config::ShapeName() const {
   if (has_experts()) return "26B-A4B-like";
   if (!has_ple()) return "31B-like";

@@ -60,6 +60,9 @@ struct Gemma4Config {
 
   bool has_experts() const { return num_experts > 0; }
 
+  // Behind the last layer that stores keys and values: from here on only logits are at stake.
+  int32_t kv_layers_end() const;
+
   const RopeShape& rope(bool full) const { return full ? full_rope : sliding_rope; }
 
   // Prefix of the text tensors' names.
