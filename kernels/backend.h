@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -24,6 +25,9 @@
 
 namespace facet::kernels {
 
+// Fetches bytes of weights from where a host view points.
+using HostReader = std::function<void(void* to, const void* from, int64_t bytes)>;
+
 // A table in the place where a backend's ops read it; owner is empty if that is the host's memory.
 struct HostTable {
   ConstTensorView view;
@@ -36,6 +40,12 @@ class Backend {
 
   // "reference", "cpu/avx512": the first part of the numerics id (design.md 4).
   virtual std::string name() const = 0;
+
+  // Whether ops, Pack and KeepTable read host memory in place; a device copies it.
+  virtual bool ReadsHostMemory() const { return true; }
+
+  // How a device gets what Pack and KeepTable copy, until EndLoading; memcpy unless told otherwise.
+  virtual void SetHostReader(const HostReader&) {}
 
   // Zeroed memory of the device, aligned to 64 bytes. Dies if there is none: callers know the size
   // beforehand and refuse what cannot fit.

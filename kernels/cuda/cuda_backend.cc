@@ -118,7 +118,7 @@ PackedWeight CudaBackend::Pack(const ConstTensorView& weight, WeightFormat forma
   for (int64_t row = 0; row < packed.rows; row += rows_at_once) {
     const int64_t rows = std::min(rows_at_once, packed.rows - row);
     Staging& piece = NextLoadPiece(rows * row_bytes);
-    std::memcpy(piece.host.data(), source + row * row_bytes, static_cast<size_t>(rows * row_bytes));
+    ReadHost(piece.host.data(), source + row * row_bytes, rows * row_bytes);
     Check(cudaMemcpyAsync(piece.device.data(), piece.host.data(),
                           static_cast<size_t>(rows * row_bytes), cudaMemcpyHostToDevice, stream_),
           "copy of weights");
@@ -133,6 +133,14 @@ PackedWeight CudaBackend::Pack(const ConstTensorView& weight, WeightFormat forma
     Check(cudaEventRecord(piece.copied, stream_), "event");
   }
   return packed;
+}
+
+void CudaBackend::ReadHost(void* to, const void* from, int64_t bytes) const {
+  if (read_host_) {
+    read_host_(to, from, bytes);
+  } else {
+    std::memcpy(to, from, static_cast<size_t>(bytes));
+  }
 }
 
 CudaBackend::Staging& CudaBackend::NextLoadPiece(int64_t bytes) {
@@ -151,6 +159,7 @@ CudaBackend::Staging& CudaBackend::NextLoadPiece(int64_t bytes) {
 }
 
 void CudaBackend::EndLoading() {
+  read_host_ = nullptr;
   for (Staging& piece : load_pieces_) {
     if (piece.copied == nullptr) continue;
     Check(cudaEventSynchronize(piece.copied), "copy of weights");
@@ -183,14 +192,14 @@ HostTable CudaBackend::KeepTable(const ConstTensorView& host) {
   HostTable table;
   if (options_.tables_on_host) {
     table.owner = AllocatePinned(bytes);
-    std::memcpy(table.owner.data(), host.raw(), static_cast<size_t>(bytes));
+    ReadHost(table.owner.data(), host.raw(), bytes);
   } else {
     table.owner = Allocate(bytes);
     const auto* source = static_cast<const std::byte*>(host.raw());
     for (int64_t at = 0; at < bytes; at += kLoadBytes) {
       const int64_t size = std::min(kLoadBytes, bytes - at);
       Staging& piece = NextLoadPiece(size);
-      std::memcpy(piece.host.data(), source + at, static_cast<size_t>(size));
+      ReadHost(piece.host.data(), source + at, size);
       Check(cudaMemcpyAsync(static_cast<std::byte*>(table.owner.data()) + at, piece.host.data(),
                             static_cast<size_t>(size), cudaMemcpyHostToDevice, stream_),
             "copy of a table");

@@ -52,6 +52,10 @@ class CudaBackend final : public Backend {
 
   bool Supports(DType dtype) const override { return dtype == DType::kBf16; }
 
+  bool ReadsHostMemory() const override { return false; }
+
+  void SetHostReader(const HostReader& reader) override { read_host_ = reader; }
+
   Buffer Allocate(int64_t bytes) override;
   PackedWeight Pack(const ConstTensorView& weight, WeightFormat format) override;
   Buffer Upload(const ConstTensorView& host, DType dtype) override;
@@ -104,6 +108,8 @@ class CudaBackend final : public Backend {
   static Buffer AllocatePinned(int64_t bytes);
   void CopyToDevice(void* device, const void* host, int64_t bytes);
 
+  void ReadHost(void* to, const void* from, int64_t bytes) const;
+
   // One of two pieces, free to be written, at least bytes long.
   Staging& NextLoadPiece(int64_t bytes);
 
@@ -143,6 +149,7 @@ class CudaBackend final : public Backend {
   std::array<Buffer, static_cast<size_t>(Scratch::kNum)> scratch_;
   std::map<const ExpertWeights*, ExpertTable> expert_tables_;
   std::array<Buffer, 2> probe_memory_;
+  HostReader read_host_;
   std::array<Staging, 2> load_pieces_;
   int load_index_ = 0;
   // What the last two steps staged.

@@ -94,7 +94,6 @@ StatusOr<std::unique_ptr<ModelExecutor>> ModelExecutor::Create(
       LoadGemma4Weights(std::move(checkpoint), config, options.dtype, *backend, progress);
   if (!loaded.ok()) return Annotate(loaded.status(), options.model_directory);
   Gemma4Weights weights = *std::move(loaded);
-  backend->EndLoading();
   const std::string digest = weights.checkpoint.LayoutDigest();
   const char* dtype = kernels::NameOf(options.dtype);
   const std::string numerics_id = StrCat(backend->name(), "/", dtype, "/", dtype, "/exact-1");

@@ -93,7 +93,6 @@ StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std::stri
     return InvalidArgument(path, " is not a regular file");
   }
   auto file = std::unique_ptr<SafetensorsFile>(new SafetensorsFile());
-  file->file_bytes_ = info.st_size;
   if (info.st_size < 8) {
     close(fd);
     return InvalidArgument(path, " has ", info.st_size,
@@ -102,27 +101,30 @@ StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std::stri
   void* mapping = mmap(nullptr, info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
   close(fd);
   if (mapping == MAP_FAILED) return Unavailable("cannot map ", path, ": ", std::strerror(errno));
-  file->mapping_ = static_cast<std::byte*>(mapping);
-  FACET_RETURN_IF_ERROR(file->ReadHeader(path));
+  file->mapped_ = {
+      .path = path, .data = static_cast<const std::byte*>(mapping), .bytes = info.st_size};
+  FACET_RETURN_IF_ERROR(file->ReadHeader());
   return file;
 }
 
 SafetensorsFile::~SafetensorsFile() {
-  if (mapping_ != nullptr) munmap(mapping_, file_bytes_);
+  if (mapped_.data == nullptr) return;
+  munmap(const_cast<std::byte*>(mapped_.data), static_cast<size_t>(mapped_.bytes));
 }
 
-Status SafetensorsFile::ReadHeader(const std::string& path) {
+Status SafetensorsFile::ReadHeader() {
+  const auto& [path, bytes, file_bytes] = mapped_;
   uint64_t header_bytes = 0;
-  std::memcpy(&header_bytes, mapping_, sizeof(header_bytes));
-  if (header_bytes > static_cast<uint64_t>(std::min(kHeaderBytesMax, file_bytes_ - 8))) {
+  std::memcpy(&header_bytes, bytes, sizeof(header_bytes));
+  if (header_bytes > static_cast<uint64_t>(std::min(kHeaderBytesMax, file_bytes - 8))) {
     return InvalidArgument(path, ": header length is ", header_bytes, "; at most ",
-                           std::min(kHeaderBytesMax, file_bytes_ - 8), " fits");
+                           std::min(kHeaderBytesMax, file_bytes - 8), " fits");
   }
-  const char* text = reinterpret_cast<const char*>(mapping_) + 8;
+  const char* text = reinterpret_cast<const char*>(bytes) + 8;
   const json header = json::parse(text, text + header_bytes, nullptr, /*allow_exceptions=*/false);
   if (!header.is_object()) return InvalidArgument(path, ": the header is not a JSON object");
-  const std::byte* data = mapping_ + 8 + header_bytes;
-  const int64_t data_bytes = file_bytes_ - 8 - static_cast<int64_t>(header_bytes);
+  const std::byte* data = bytes + 8 + header_bytes;
+  const int64_t data_bytes = file_bytes - 8 - static_cast<int64_t>(header_bytes);
   for (const auto& [name, entry] : header.items()) {
     if (name == "__metadata__") continue;
     StatusOr<StoredTensor> tensor = ReadEntry(entry, data, data_bytes);
@@ -162,7 +164,7 @@ StatusOr<Checkpoint> Checkpoint::Open(const std::string& directory) {
     }
     const auto shard_name = shard.get<std::string>();
     if (!shards.contains(shard_name)) {
-      FACET_ASSIGN_OR_RETURN(auto file, SafetensorsFile::Open(directory + "/" + shard_name));
+      FACET_ASSIGN_OR_RETURN(auto file, SafetensorsFile::Open(StrCat(directory, "/", shard_name)));
       shards[shard_name] = file.get();
       checkpoint.files_.push_back(std::move(file));
     }
@@ -184,6 +186,12 @@ Checkpoint Checkpoint::FromMemory(std::map<std::string, StoredTensor, std::less<
   for (const auto& [name, tensor] : *checkpoint.memory_tensors_)
     checkpoint.tensors_[name] = &tensor;
   return checkpoint;
+}
+
+std::vector<MappedFile> Checkpoint::files() const {
+  std::vector<MappedFile> files;
+  for (const std::unique_ptr<SafetensorsFile>& file : files_) files.push_back(file->mapped());
+  return files;
 }
 
 const StoredTensor* Checkpoint::Find(std::string_view name) const {

@@ -27,6 +27,13 @@ struct StoredTensor {
   std::string ShapeText() const;  // "[512, 96]"
 };
 
+// Where a file lies in memory.
+struct MappedFile {
+  std::string path;
+  const std::byte* data = nullptr;
+  int64_t bytes = 0;
+};
+
 // One mapped file. Views stay valid while it lives.
 class SafetensorsFile {
  public:
@@ -38,15 +45,16 @@ class SafetensorsFile {
 
   const std::map<std::string, StoredTensor, std::less<>>& tensors() const { return tensors_; }
 
+  const MappedFile& mapped() const { return mapped_; }
+
   // Null if the file has no such tensor.
   const StoredTensor* Find(std::string_view name) const;
 
  private:
   SafetensorsFile() = default;
-  Status ReadHeader(const std::string& path);
+  Status ReadHeader();
 
-  std::byte* mapping_ = nullptr;
-  int64_t file_bytes_ = 0;
+  MappedFile mapped_;
   std::map<std::string, StoredTensor, std::less<>> tensors_;
 };
 
@@ -66,6 +74,9 @@ class Checkpoint {
   const std::map<std::string, const StoredTensor*, std::less<>>& tensors() const {
     return tensors_;
   }
+
+  // Those that hold the tensors; none for tensors in memory.
+  std::vector<MappedFile> files() const;
 
   // SHA-256 over names, dtypes and shapes, hex: equal for equal layouts, cheap for any size.
   std::string LayoutDigest() const;

@@ -2,14 +2,19 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "base/log.h"
+#include "worker/model/direct_reader.h"
 
 namespace facet::worker {
 namespace {
 
 using kernels::ConstTensorView;
 using kernels::DType;
+
+// Enough reads in flight for an NVMe drive; each takes a core only while it copies.
+constexpr int kReaderThreads = 8;
 
 std::string LayerName(const Gemma4Config& config, int32_t layer, const char* name) {
   return StrCat(config.prefix(), "layers.", layer, ".", name);
@@ -266,6 +271,12 @@ StatusOr<Gemma4Weights> LoadGemma4Weights(Checkpoint checkpoint,
   Gemma4Weights weights;
   weights.checkpoint = std::move(checkpoint);
   FACET_RETURN_IF_ERROR(CheckTensors(config, weights.checkpoint));
+  std::optional<DirectReader> reader;
+  if (!backend.ReadsHostMemory()) {
+    reader.emplace(weights.checkpoint, kReaderThreads);
+    backend.SetHostReader(
+        [&reader](void* to, const void* from, int64_t bytes) { reader->Read(to, from, bytes); });
+  }
   Loader loader(config, weights.checkpoint, dtype, backend, progress);
   const std::string prefix = config.prefix();
   weights.embedding = loader.Pack(prefix + "embed_tokens.weight");
@@ -283,6 +294,8 @@ StatusOr<Gemma4Weights> LoadGemma4Weights(Checkpoint checkpoint,
   }
   for (int32_t i = 0; i < config.num_layers; ++i) weights.layers.push_back(loader.Layer(i));
   weights.bytes_read = loader.bytes_read();
+  backend.EndLoading();
+  if (reader) FACET_RETURN_IF_ERROR(reader->status());
   return weights;
 }
 
