@@ -341,6 +341,26 @@ TEST_P(ConformanceTest, OutputProj) {
   ExpectClose(got, want, "out");
 }
 
+// Kernels are chosen by rows, tokens and the size of the device: these leave work for each of some
+// hundred processors, for every number of tokens at which the choice changes.
+TEST_P(ConformanceTest, OutputProjThatFillsADevice) {
+  struct Size {
+    int64_t tokens, rows;
+  };
+
+  constexpr Size kSizes[] = {{1, 8500},   {9, 8500},   {17, 17000},
+                             {33, 17000}, {64, 17000}, {600, 4100}};
+  const Size size = kSizes[GetParam().seed % std::size(kSizes)];
+  const Packed weight = RandomWeight(size.rows, 40);
+  const Tensor input = Random({size.tokens, 40});
+  Tensor want(dtype_, {size.tokens, size.rows});
+  Tensor got = want;
+  reference_->OutputProj({reference_.View(input), weight.reference, reference_.View(want)});
+  peer_->OutputProj({peer_.View(input), weight.peer, peer_.View(got)});
+  peer_.Fetch();
+  ExpectClose(got, want, "out");
+}
+
 TEST_P(ConformanceTest, NormGateUpAndMlpDown) {
   const int64_t tokens = Between(1, 60);
   const int64_t hidden = Width(2, 150);

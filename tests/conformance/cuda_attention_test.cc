@@ -1,4 +1,4 @@
-// The CUDA attention, run by the emulator, against the reference and against itself.
+// The CUDA attention, on the emulator or a GPU, against the reference and against itself.
 //
 // Tolerance to the reference: both round at the same places, but a sum near a rounding border may
 // fall on either side and the weights of the values are rounded to bf16 before their product: 2.5
@@ -14,12 +14,10 @@
 
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/reference/reference_backend.h"
-#include "tests/support/cuda_emulator/scheduler.h"
+#include "tests/conformance/execution_order.h"
 
 namespace facet::kernels {
 namespace {
-
-using cuda_emulator::Options;
 
 struct Shape {
   int head_dim = 16;
@@ -216,18 +214,6 @@ void ExpectLikeReference(World& world, const std::vector<Step>& steps) {
   ExpectClose(got.cache, want.cache, "cache");
 }
 
-// Threads in another order, copies that land at another time: all legal. FACET_EMULATOR, where it
-// is set, says which instead.
-void UseEmulatorOrder(uint32_t seed) {
-  if (std::getenv("FACET_EMULATOR") != nullptr) return;
-  constexpr Options::Order kOrders[] = {Options::Order::kForward, Options::Order::kReverse,
-                                        Options::Order::kRandom};
-  constexpr Options::Copies kCopies[] = {Options::Copies::kLazy, Options::Copies::kEager,
-                                         Options::Copies::kMixed, Options::Copies::kLazy};
-  cuda_emulator::options() = {
-      .order = kOrders[seed % 3], .copies = kCopies[seed % 4], .seed = seed};
-}
-
 struct NamedCase {
   const char* name;
   Shape shape;
@@ -242,7 +228,7 @@ class CudaAttentionTest : public testing::TestWithParam<NamedCase> {};
 
 TEST_P(CudaAttentionTest, IsLikeTheReference) {
   const NamedCase& named = GetParam();
-  UseEmulatorOrder(static_cast<uint32_t>(std::strlen(named.name)));
+  UseExecutionOrder(static_cast<uint32_t>(std::strlen(named.name)));
   World world(named.shape, named.history, named.new_tokens_max, 11);
   ExpectLikeReference(world, named.steps);
 }
@@ -317,7 +303,7 @@ TEST_P(RandomCudaAttentionTest, IsLikeTheReference) {
   const auto between = [&](int least, int most) {
     return least + static_cast<int>(random() % static_cast<uint32_t>(most - least + 1));
   };
-  UseEmulatorOrder(GetParam());
+  UseExecutionOrder(GetParam());
   const Shape shape{.head_dim = 16 << between(0, 4),
                     .num_kv_heads = between(1, 2),
                     .group = between(1, 9),
@@ -346,7 +332,7 @@ TEST_P(RandomCudaAttentionTest, IsLikeTheReference) {
 INSTANTIATE_TEST_SUITE_P(Seeds, RandomCudaAttentionTest, testing::Range(0U, 24U));
 
 TEST(CudaAttentionLaunchTest, TakesMoreRowsThanOneLaunchHolds) {
-  UseEmulatorOrder(0);
+  UseExecutionOrder(0);
   std::vector<int> history;
   Step step;
   for (int s = 0; s < 300; ++s) {
@@ -371,12 +357,12 @@ class CudaAttentionCutTest : public testing::TestWithParam<CutCase> {};
 
 TEST_P(CudaAttentionCutTest, BitsDoNotDependOnChunksOrNeighbours) {
   const CutCase& cut = GetParam();
-  UseEmulatorOrder(0);
+  UseExecutionOrder(0);
   World world(cut.shape, {cut.history, 37, 300}, cut.num_tokens, 3);
   const World::Result whole = world.RunCuda({{{0, cut.num_tokens}}});
   for (const int chunk : cut.chunks) {
     for (const bool beside : {false, true}) {
-      UseEmulatorOrder(static_cast<uint32_t>(chunk));
+      UseExecutionOrder(static_cast<uint32_t>(chunk));
       std::vector<Step> steps;
       int others_left = cut.num_tokens;
       for (int fed = 0; fed < cut.num_tokens; fed += chunk) {

@@ -1,0 +1,17 @@
+#include "tests/conformance/execution_order.h"
+#include "tests/support/cuda_emulator/scheduler.h"
+
+namespace facet::kernels {
+
+using cuda_emulator::Options;
+
+void UseExecutionOrder(uint32_t seed) {
+  constexpr Options::Order kOrders[] = {Options::Order::kForward, Options::Order::kReverse,
+                                        Options::Order::kRandom};
+  constexpr Options::Copies kCopies[] = {Options::Copies::kLazy, Options::Copies::kEager,
+                                         Options::Copies::kMixed, Options::Copies::kLazy};
+  cuda_emulator::options() = {
+      .order = kOrders[seed % 3], .copies = kCopies[seed % 4], .seed = seed};
+}
+
+}  // namespace facet::kernels
