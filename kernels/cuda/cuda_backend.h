@@ -50,6 +50,9 @@ class CudaBackend final : public Backend {
 
   const CudaDeviceInfo& info() const { return info_; }
 
+  // Where ops are enqueued: a bench puts events around them.
+  cudaStream_t stream() const { return stream_; }
+
   bool Supports(DType dtype) const override { return dtype == DType::kBf16; }
 
   bool ReadsHostMemory() const override { return false; }
