@@ -12,31 +12,35 @@ namespace facet {
 namespace {
 
 void PrintTable(const EngineBenchOptions& options, const EngineBenchReport& report) {
-  std::printf("%s  %s, --threads %d, batch %d, prompt %d, output %d; loaded in %.1f s\n",
-              options.model.c_str(), report.numerics_id.c_str(), options.threads, options.batch,
-              options.prompt, options.output, report.load_seconds);
-  std::printf("weights read in one decode step: %.3f GB; product ceiling %.0f GFLOP/s\n",
-              static_cast<double>(report.weight_bytes_per_step) / 1e9, report.gemm_gflops);
-  std::printf("%3s  %9s %9s  %9s %9s  %9s %7s %7s  %9s\n", "run", "prefill", "decode", "TTFT",
-              "TPOT", "decode", "DRAM", "share", "prefill");
-  std::printf("%3s  %9s %9s  %9s %9s  %9s %7s %7s  %9s\n", "", "tok/s", "tok/s", "ms", "ms", "GB/s",
-              "GB/s", "", "GFLOP/s");
-  for (size_t i = 0; i < report.runs.size(); ++i) {
-    const EngineBenchRun& run = report.runs[i];
-    std::printf("%3zu  %9.1f %9.2f  %9.1f %9.1f  %9.1f %7.1f %6.0f%%  %9.0f\n", i + 1,
-                run.prefill_tokens_per_second, run.decode_tokens_per_second, run.ttft_ms,
-                run.tpot_ms, run.decode_gbps, (run.read_gbps_before + run.read_gbps_after) / 2,
-                run.decode_read_share * 100, run.prefill_gflops);
+  std::printf("%s  %s, --threads %d, prompt %d, output %d; loaded in %.1f s\n",
+              options.model.c_str(), report.numerics_id.c_str(), options.threads, options.prompt,
+              options.output, report.load_seconds);
+  std::printf("product ceiling %.0f GFLOP/s; weights: GB that one decode step reads\n",
+              report.gemm_gflops);
+  std::printf("%5s  %9s %9s %9s  %9s %9s  %8s %9s %7s %7s  %9s\n", "batch", "prefill", "decode",
+              "output", "TTFT", "TPOT", "weights", "decode", "DRAM", "share", "prefill");
+  std::printf("%5s  %9s %9s %9s  %9s %9s  %8s %9s %7s %7s  %9s\n", "", "tok/s", "tok/s", "tok/s",
+              "ms", "ms", "GB", "GB/s", "GB/s", "", "GFLOP/s");
+  for (const EngineBenchRun& run : report.runs) {
+    std::printf("%5d  %9.1f %9.2f %9.2f  %9.1f %9.1f  %8.3f %9.1f %7.1f %6.0f%%  %9.0f\n",
+                run.batch, run.prefill_tokens_per_second, run.decode_tokens_per_second,
+                run.output_tokens_per_second, run.ttft_ms, run.tpot_ms,
+                static_cast<double>(run.weight_bytes_per_step) / 1e9, run.decode_gbps,
+                (run.read_gbps_before + run.read_gbps_after) / 2, run.decode_read_share * 100,
+                run.prefill_gflops);
   }
 }
 
 void PrintJson(const EngineBenchOptions& options, const EngineBenchReport& report) {
   nlohmann::ordered_json runs = nlohmann::ordered_json::array();
   for (const EngineBenchRun& run : report.runs) {
-    runs.push_back({{"read_gbps_before", run.read_gbps_before},
+    runs.push_back({{"batch", run.batch},
+                    {"weight_bytes_per_step", run.weight_bytes_per_step},
+                    {"read_gbps_before", run.read_gbps_before},
                     {"read_gbps_after", run.read_gbps_after},
                     {"prefill_tokens_per_second", run.prefill_tokens_per_second},
                     {"decode_tokens_per_second", run.decode_tokens_per_second},
+                    {"output_tokens_per_second", run.output_tokens_per_second},
                     {"ttft_ms", run.ttft_ms},
                     {"tpot_ms", run.tpot_ms},
                     {"decode_gbps", run.decode_gbps},
@@ -46,11 +50,9 @@ void PrintJson(const EngineBenchOptions& options, const EngineBenchReport& repor
   const nlohmann::ordered_json root = {{"model", options.model},
                                        {"numerics_id", report.numerics_id},
                                        {"threads", options.threads},
-                                       {"batch", options.batch},
                                        {"prompt", options.prompt},
                                        {"output", options.output},
                                        {"load_seconds", report.load_seconds},
-                                       {"weight_bytes_per_step", report.weight_bytes_per_step},
                                        {"gemm_gflops", report.gemm_gflops},
                                        {"runs", runs}};
   std::printf("%s\n", root.dump().c_str());
@@ -71,10 +73,13 @@ void AddBenchCommand(CLI::App& app) {
   engine->add_option("--device", options->device, "cpu or cuda:N")->default_str("cpu");
   engine->add_option("--cpu-tier", options->cpu_tier, "scalar, avx2 or avx512");
   engine->add_option("--threads", options->threads, "Default: all cores");
-  engine->add_option("--batch", options->batch, "Requests at once");
+  engine->add_option("--batch", options->batches, "Requests at once; several: 1,100")
+      ->delimiter(',');
   engine->add_option("--prompt", options->prompt, "Tokens of each prompt");
   engine->add_option("--output", options->output, "Tokens of each answer");
-  engine->add_option("--repetitions", options->repetitions, "How often");
+  engine->add_option("--repetitions", options->repetitions, "Of each batch");
+  engine->add_option("--step-tokens", options->step_tokens, "Most tokens of one engine step");
+  engine->add_option("--kv-gib", options->kv_gib, "Memory for keys and values");
   engine->add_flag("--json", *json, "Print one JSON object");
   engine->footer(
       "Example: facet bench engine --model synth:e4b --dtype bf16 --batch 1 --prompt 16 --output "

@@ -76,11 +76,18 @@ Status CheckOptions(const EngineBenchOptions& options) {
     if (value >= least && value <= most) return absl::OkStatus();
     return InvalidArgument(field, " is ", value, "; it must be in [", least, ", ", most, "]");
   };
-  FACET_RETURN_IF_ERROR(check("batch", options.batch, 1, kBatchMax));
+  if (options.batches.empty()) return InvalidArgument("batches is empty");
+  for (const int batch : options.batches) {
+    FACET_RETURN_IF_ERROR(check("batch", batch, 1, std::min(kBatchMax, options.step_tokens)));
+  }
   FACET_RETURN_IF_ERROR(check("prompt", options.prompt, 1, 1 << 20));
   FACET_RETURN_IF_ERROR(check("output", options.output, 2, 1 << 20));
   FACET_RETURN_IF_ERROR(check("repetitions", options.repetitions, 1, 1000));
+  FACET_RETURN_IF_ERROR(check("step_tokens", options.step_tokens, 1, 1 << 16));
   FACET_RETURN_IF_ERROR(check("threads", options.threads, 0, 1024));
+  if (!(options.kv_gib > 0 && options.kv_gib <= 1024)) {
+    return InvalidArgument("kv_gib is ", options.kv_gib, "; it must be in (0, 1024]");
+  }
   if (options.dtype != "bf16" && options.dtype != "f32") {
     return InvalidArgument("dtype is ", options.dtype, "; bf16 and f32 exist");
   }
@@ -89,10 +96,11 @@ Status CheckOptions(const EngineBenchOptions& options) {
 
 // One batch of equal requests, from submit to the last token.
 StatusOr<EngineBenchRun> RunOnce(const EngineBenchOptions& options,
+                                 int batch,
                                  worker::ModelExecutor& executor) {
   BenchSink sink;
-  sink.all_started_at = options.batch;
-  worker::Engine engine({.scheduler = {.running_max = options.batch,
+  sink.all_started_at = batch;
+  worker::Engine engine({.scheduler = {.running_max = batch,
                                        .waiting_max = 0,
                                        .step_tokens_max = executor.info().step_tokens_max,
                                        .chunk_tokens_max = executor.info().step_tokens_max,
@@ -100,7 +108,7 @@ StatusOr<EngineBenchRun> RunOnce(const EngineBenchOptions& options,
                         executor, sink, Clock::Real());
   engine.OpenSession(kSession);
   const int64_t start_ns = Clock::Real().NowNs();
-  for (int i = 0; i < options.batch; ++i) {
+  for (int i = 0; i < batch; ++i) {
     worker::SequenceRequest request{.request_id = StrCat(i),
                                     .session_id = kSession,
                                     .sampling = {.temperature = 0},
@@ -114,27 +122,30 @@ StatusOr<EngineBenchRun> RunOnce(const EngineBenchOptions& options,
   }
   FACET_RETURN_IF_ERROR(sink.refused);
   const double decode_seconds = Seconds(sink.last_ns - sink.all_started_ns);
-  const auto decode_tokens = static_cast<double>(sink.num_tokens - options.batch);
-  const double steps = decode_tokens / options.batch;
+  const auto decode_tokens = static_cast<double>(sink.num_tokens - batch);
+  const double steps = decode_tokens / batch;
   const double prefill_seconds = Seconds(sink.all_started_ns - start_ns);
   const double element = options.dtype == "bf16" ? 2 : 4;
   const double kv_bytes = static_cast<double>(worker::KvBytesOf(
       worker::Gemma4::KvShapes(executor.config(),
                                options.dtype == "bf16" ? DType::kBf16 : DType::kF32),
       executor.config().window, options.prompt + options.output / 2));
-  const double step_bytes =
-      WorkOf(executor.config(), options.batch).elements * element + options.batch * kv_bytes;
+  const double weight_bytes = WorkOf(executor.config(), batch).elements * element;
+  const double step_bytes = weight_bytes + batch * kv_bytes;
   // The head runs once for each prompt, not for each of its tokens.
   const double head = static_cast<double>(executor.config().vocab) * executor.config().hidden;
   const double prefill_products =
       (WorkOf(executor.config(), 1).products_per_token - head) * options.prompt + head;
-  return EngineBenchRun{
-      .prefill_tokens_per_second = options.batch * options.prompt / prefill_seconds,
-      .decode_tokens_per_second = decode_tokens / decode_seconds,
-      .ttft_ms = Seconds(sink.first_ns - start_ns) * 1e3,
-      .tpot_ms = decode_seconds / steps * 1e3,
-      .decode_gbps = step_bytes * steps / decode_seconds / 1e9,
-      .prefill_gflops = 2 * prefill_products * options.batch / prefill_seconds / 1e9};
+  return EngineBenchRun{.batch = batch,
+                        .weight_bytes_per_step = static_cast<int64_t>(weight_bytes),
+                        .prefill_tokens_per_second = batch * options.prompt / prefill_seconds,
+                        .decode_tokens_per_second = decode_tokens / decode_seconds,
+                        .output_tokens_per_second =
+                            static_cast<double>(sink.num_tokens) / Seconds(sink.last_ns - start_ns),
+                        .ttft_ms = Seconds(sink.first_ns - start_ns) * 1e3,
+                        .tpot_ms = decode_seconds / steps * 1e3,
+                        .decode_gbps = step_bytes * steps / decode_seconds / 1e9,
+                        .prefill_gflops = 2 * prefill_products * batch / prefill_seconds / 1e9};
 }
 
 }  // namespace
@@ -153,28 +164,29 @@ StatusOr<EngineBenchReport> RunEngineBench(const EngineBenchOptions& options) {
   std::unique_ptr<worker::ModelExecutor> executor;
   {
     ProgressBar bar(StrCat("loading ", options.model));
-    FACET_ASSIGN_OR_RETURN(executor,
-                           worker::ModelExecutor::Create(
-                               {.model_directory = options.model,
-                                .dtype = dtype,
-                                .kv_bytes = int64_t{1} << 30,
-                                .running_max = options.batch,
-                                .step_tokens_max = 512},
-                               std::move(opened.backend),
-                               [&bar](int64_t done, int64_t total) { bar.Update(done, total); }));
+    FACET_ASSIGN_OR_RETURN(
+        executor,
+        worker::ModelExecutor::Create(
+            {.model_directory = options.model,
+             .dtype = dtype,
+             .kv_bytes = static_cast<int64_t>(options.kv_gib * (1 << 30)),
+             .running_max = *std::max_element(options.batches.begin(), options.batches.end()),
+             .step_tokens_max = options.step_tokens},
+            std::move(opened.backend),
+            [&bar](int64_t done, int64_t total) { bar.Update(done, total); }));
   }
   report.load_seconds = Seconds(Clock::Real().NowNs() - start_ns);
   report.numerics_id = executor->info().numerics_id;
-  report.weight_bytes_per_step = static_cast<int64_t>(
-      WorkOf(executor->config(), options.batch).elements * static_cast<double>(SizeOf(dtype)));
   report.gemm_gflops = probe->ProbeProducts(dtype);
-  for (int i = 0; i < options.repetitions; ++i) {
-    const double before = probe->ProbeMemory();
-    FACET_ASSIGN_OR_RETURN(EngineBenchRun run, RunOnce(options, *executor));
-    run.read_gbps_before = before;
-    run.read_gbps_after = probe->ProbeMemory();
-    run.decode_read_share = run.decode_gbps / ((run.read_gbps_before + run.read_gbps_after) / 2);
-    report.runs.push_back(run);
+  for (const int batch : options.batches) {
+    for (int i = 0; i < options.repetitions; ++i) {
+      const double before = probe->ProbeMemory();
+      FACET_ASSIGN_OR_RETURN(EngineBenchRun run, RunOnce(options, batch, *executor));
+      run.read_gbps_before = before;
+      run.read_gbps_after = probe->ProbeMemory();
+      run.decode_read_share = run.decode_gbps / ((run.read_gbps_before + run.read_gbps_after) / 2);
+      report.runs.push_back(run);
+    }
   }
   return report;
 }
