@@ -5,8 +5,9 @@
 #   make up      the demo cluster in the foreground; Ctrl-C stops it
 #   make build   the release binaries under build/release/bin
 #   make bench   long benchmarks; results belong in tests/bench/RESULTS.md
+#   make gpu     what a machine with a GPU needs to run tests/gpu/run.sh; wants nvcc of CUDA 13 here
 #   make lint    clang-format and clang-tidy over every file
-.PHONY: demo test check up build bench lint fuzz
+.PHONY: demo test check up build bench gpu lint fuzz
 
 build:
 	@.ci/install build
@@ -37,6 +38,10 @@ lint:
 bench: build
 	@ninja -C build/release
 	@tests/bench/run.sh build/release
+
+gpu:
+	@.ci/install build
+	@tests/gpu/build.sh
 
 fuzz: build
 	@cmake --preset asan >/dev/null
