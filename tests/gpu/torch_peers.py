@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""Times PyTorch's kernels on the work of kernel_bench: torch_peers.py RESULTS_JSONL.
+
+Reads the sizes of attention and product cases from the file and appends one line for each that it timed.
+As in kernel_bench: a CUDA graph of enough calls for a millisecond, replayed nine times with an event after
+each; calls take turns among inputs larger than the L2 cache; the median. Keys and values are contiguous
+here, not in blocks, which favours PyTorch.
+"""
+
+import json
+import statistics
+import sys
+
+import torch
+import torch.nn.functional as F
+
+REPLAYS = 9
+REPLAY_US = 1000
+CALLS_MAX = 512
+ROTATION_BYTES = 256 << 20
+# Products: the ceiling cases of a decode step. Every case would cost a minute.
+TOKENS = (1, 8, 32, 512)
+
+
+def Random(*shape):
+    return torch.randn(*shape, device='cuda', dtype=torch.bfloat16) * 0.1
+
+
+def TimeUs(call):
+    """Median, least and most microseconds of call(i), the i-th call."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(REPLAYS + 1)]
+        for i in range(3):
+            events[0].record()
+            call(i)
+            events[1].record()
+        stream.synchronize()
+        estimate_us = max(0.1, events[0].elapsed_time(events[1]) * 1e3)
+        calls = min(CALLS_MAX, max(1, int(REPLAY_US / estimate_us)))
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            for i in range(calls):
+                call(i)
+        graph.replay()
+        for event in events[:-1]:
+            event.record()
+            graph.replay()
+        events[-1].record()
+        stream.synchronize()
+    return sorted(events[i].elapsed_time(events[i + 1]) * 1e3 / calls for i in range(REPLAYS))
+
+
+def NumSets(set_bytes):
+    return max(1, -(-ROTATION_BYTES // set_bytes))
+
+
+def Attention(sizes):
+    """Scaled dot product attention of the same heads, a call."""
+    batch, heads, kv_heads = sizes['sequences'], sizes['q_heads'], sizes['kv_heads']
+    dim, new, keys = sizes['head_dim'], sizes['new_tokens'], sizes['keys']
+    sets = [(Random(batch, kv_heads, keys, dim), Random(batch, kv_heads, keys, dim))
+            for _ in range(NumSets(4 * batch * kv_heads * keys * dim))]
+    query = Random(batch, heads, new, dim)
+
+    def Call(i):
+        key, value = sets[i % len(sets)]
+        F.scaled_dot_product_attention(query, key, value, is_causal=new > 1, scale=1.0, enable_gqa=True)
+
+    return Call
+
+
+def Product(sizes):
+    """One product with all the matrices of the op, without its norm and activation."""
+    m, n, k = sizes['m'], sizes['n'], sizes['k']
+    weights = [Random(n, k) for _ in range(NumSets(2 * n * k))]
+    x = Random(m, k)
+    return lambda i: F.linear(x, weights[i % len(weights)])
+
+
+def PeerOf(case):
+    """What makes the comparator of a case, and its name; None if there is none."""
+    if case['op'] in ('decode_attention', 'prefill_attention'):
+        return Attention, 'torch SDPA'
+    if 'm' in case.get('sizes', {}) and case['tokens'] in TOKENS:
+        return Product, 'torch linear'
+    return None
+
+
+def main():
+    path = sys.argv[1]
+    with open(path) as file:
+        lines = [json.loads(line) for line in file]
+    print(f'PyTorch {torch.__version__}, CUDA {torch.version.cuda}')
+    num_failed = 0
+    for case in lines:
+        peer = PeerOf(case) if case['kind'] == 'kernel' else None
+        if peer is None:
+            continue
+        try:
+            us = TimeUs(peer[0](case['sizes']))
+        except RuntimeError as error:  # No kernel for this shape, or no memory: the next may do.
+            print(f'{case["op"]} {case["shape"]} {case["tokens"]}: {str(error).splitlines()[0]}')
+            num_failed += 1
+            torch.cuda.synchronize()
+            continue
+        finally:
+            torch.cuda.empty_cache()
+        result = {'kind': 'peer', 'peer': peer[1], 'op': case['op'], 'shape': case['shape'],
+                  'tokens': case['tokens'], 'median_us': statistics.median(us), 'least_us': us[0],
+                  'most_us': us[-1]}
+        print(json.dumps(result), flush=True)
+        with open(path, 'a') as file:
+            file.write(json.dumps(result) + '\n')
+    return 1 if num_failed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
