@@ -130,6 +130,7 @@ void Run(Bench& bench, const ModelShape& shape, const MoeWeights& weights, const
   // Many tokens choose all experts whatever the input is.
   const int num_inputs = load.num_tokens > 64 ? 1 : bench.options().check ? 2 : kNumInputs;
   std::vector<Activations> inputs;
+  inputs.reserve(static_cast<size_t>(num_inputs));
   for (int i = 0; i < num_inputs; ++i) {
     inputs.push_back(MakeActivations(bench, shape, load.num_tokens));
   }
