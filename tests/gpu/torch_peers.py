@@ -4,7 +4,7 @@
 Reads the sizes of attention and product cases from the file and appends one line for each that it timed.
 As in kernel_bench: a CUDA graph of enough calls for a millisecond, replayed nine times with an event after
 each; calls take turns among inputs larger than the L2 cache; the median. Keys and values are contiguous
-here, not in blocks, which favours PyTorch.
+here, not in blocks, which favours PyTorch. What PyTorch has no kernel for is printed as skipped.
 """
 
 import json
@@ -92,7 +92,6 @@ def main():
     with open(path) as file:
         lines = [json.loads(line) for line in file]
     print(f'PyTorch {torch.__version__}, CUDA {torch.version.cuda}')
-    num_failed = 0
     for case in lines:
         peer = PeerOf(case) if case['kind'] == 'kernel' else None
         if peer is None:
@@ -100,8 +99,7 @@ def main():
         try:
             us = TimeUs(peer[0](case['sizes']))
         except RuntimeError as error:  # No kernel for this shape, or no memory: the next may do.
-            print(f'{case["op"]} {case["shape"]} {case["tokens"]}: {str(error).splitlines()[0]}')
-            num_failed += 1
+            print(f'skipped: {case["op"]} {case["shape"]} {case["tokens"]}: {str(error).splitlines()[0]}')
             torch.cuda.synchronize()
             continue
         finally:
@@ -112,8 +110,7 @@ def main():
         print(json.dumps(result), flush=True)
         with open(path, 'a') as file:
             file.write(json.dumps(result) + '\n')
-    return 1 if num_failed else 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()
