@@ -128,6 +128,7 @@ class Bench {
     kernels::DType dtype;
   };
 
+  void RaiseClocks();
   void PoisonOutputs();
   int64_t CountNotFinite();
   void PrintCeiling(const char* name, double value, const char* unit, std::string_view note);
