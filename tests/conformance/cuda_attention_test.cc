@@ -72,9 +72,8 @@ class World {
                      2 / std::sqrt(static_cast<float>(shape.head_dim)));
     k_norm_ = Random(shape.head_dim, 0.2F, 1);
     for (int i = 0; i < shape.head_dim / 2; ++i) {
-      inv_freq_.push_back(i % 3 == 2 ? 0
-                                     : std::pow(100.0F, -2.0F * static_cast<float>(i) /
-                                                            static_cast<float>(shape.head_dim)));
+      const float exponent = -2.0F * static_cast<float>(i) / static_cast<float>(shape.head_dim);
+      inv_freq_.push_back(i % 3 == 2 ? 0 : std::pow(100.0F, exponent));
     }
     start_cache_.assign(num_blocks * shape.BlockElements(), Bf16{0xffff});
     for (size_t s = 0; s < history_.size(); ++s) {
