@@ -47,11 +47,22 @@ struct DeviceAttentionRow {
   int32_t blocks_begin = 0;
 };
 
+// What the layers of one geometry of the cache have in common.
+struct AttentionShape {
+  int num_q_heads = 0;
+  int num_kv_heads = 0;
+  int head_dim = 0;
+  int64_t window = 0;  // 0: none.
+
+  bool operator==(const AttentionShape&) const = default;
+};
+
 // All rows of a step for one geometry of the cache; made by Backend::StageRows.
 struct AttentionBatch {
   std::span<const AttentionRow> rows;
   const DeviceAttentionRow* device_rows = nullptr;  // Null on peers that read host memory.
   const int32_t* device_blocks = nullptr;
+  int plan = -1;  // A device's own: which of its plans of this step.
 };
 
 // Where one layer's keys and values lie: block b begins at base + b * block_stride bytes; the

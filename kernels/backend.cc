@@ -1,7 +1,6 @@
 #include "kernels/backend.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace facet::kernels {
 namespace {
@@ -15,22 +14,12 @@ void CheckWeight(const PackedWeight& weight, int64_t rows, int64_t cols) {
 
 }  // namespace
 
-ConstTensorView Backend::StageInts(std::span<const int32_t> host) {
-  return ConstTensorView(host.data(), DType::kI32, {static_cast<int64_t>(host.size())});
-}
-
-AttentionBatch Backend::StageRows(std::span<const AttentionRow> rows) { return {.rows = rows}; }
-
-HostTable Backend::KeepTable(const ConstTensorView& host) { return {.view = host}; }
-
-void Backend::CopyToHost(void* host, const void* device, int64_t bytes) {
-  std::memcpy(host, device, static_cast<size_t>(bytes));
-}
-
 void Backend::Embed(const EmbedArgs& args) {
   const int64_t num_tokens = args.ids.dim(0);
   FACET_CHECK(IsActivation(args.hidden.dtype()));
   FACET_CHECK(args.ids.Is(DType::kI32, {num_tokens}));
+  FACET_CHECK(args.resolved_ids.Is(DType::kI32, {num_tokens}));
+  FACET_CHECK_LE(args.placeholders.size(), size_t{kPlaceholdersMax});
   FACET_CHECK(args.hidden.Is(args.hidden.dtype(), {num_tokens, args.table.cols}));
   DoEmbed(args);
 }
@@ -206,8 +195,10 @@ void Backend::Head(const HeadArgs& args) {
 }
 
 void Backend::Sample(const SampleArgs& args) {
-  FACET_CHECK_EQ(args.rows.size(), args.tokens.size());
-  for (const SampleRow& row : args.rows) FACET_CHECK_LT(row.logits_row, args.logits.dim(0));
+  for (const SampleRow& row : args.rows) {
+    FACET_CHECK_LT(row.logits_row, args.logits.dim(0));
+    FACET_CHECK(row.slot < 0 || row.slot < args.last_tokens.dim(0)) << row.slot;
+  }
   if (!args.rows.empty()) DoSample(args);
 }
 

@@ -3,14 +3,17 @@
 // all backends, then calls the private virtual of the peer. A backend that lacks an op does not
 // compile.
 //
-// One thread at a time drives a backend. Ops of the CPU peers have ended when they return.
+// One thread at a time drives a backend. Ops of the peers that run on the host have ended when they
+// return (host_backend.h); others are enqueued, and run in the order of the calls.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "kernels/attention.h"
 #include "kernels/buffer.h"
@@ -34,6 +37,31 @@ struct HostTable {
   Buffer owner;
 };
 
+// What a step has drawn, and how long the device was busy with it.
+struct StepOutcome {
+  std::vector<SampledToken> tokens;  // One for each row given to Sample, in order.
+  int64_t device_ns = 0;             // Of two steps no nanosecond is counted twice.
+};
+
+// A step whose ops were all called. Must not outlive its backend; two may exist at a time.
+class StepInFlight {
+ public:
+  virtual ~StepInFlight() = default;
+
+  // Whether some rows are drawn by Wait, on the host. Then Wait comes before the next BeginStep, on
+  // the thread that drives the backend, and what the rows refer to stays until then.
+  virtual bool draws_on_host() const = 0;
+
+  // Waits for the step's end; called once, from any thread.
+  virtual StepOutcome Wait() = 0;
+};
+
+// What a model may be given.
+struct MemoryOffer {
+  int64_t free_bytes = std::numeric_limits<int64_t>::max();  // The most: the host's own to refuse.
+  bool holds_tables = true;  // Of KeepTable; else those take nothing of it.
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -47,8 +75,11 @@ class Backend {
   // How a device gets what Pack and KeepTable copy, until EndLoading; memcpy unless told otherwise.
   virtual void SetHostReader(const HostReader&) {}
 
+  // Of the device, now.
+  virtual MemoryOffer Memory() const { return {}; }
+
   // Zeroed memory of the device, aligned to 64 bytes. Dies if there is none: callers know the size
-  // beforehand and refuse what cannot fit.
+  // beforehand and refuse what cannot fit in Memory().
   virtual Buffer Allocate(int64_t bytes) = 0;
 
   // A copy of weight ([rows, cols], f32 or bf16) in this backend's layout and the given format.
@@ -60,18 +91,29 @@ class Backend {
   // Whether models with activations and weights of this dtype run here.
   virtual bool Supports(DType) const { return true; }
 
+  // Brackets the ops of one step; of two steps the later one runs after the earlier one.
+  virtual void BeginStep() = 0;
+  virtual std::unique_ptr<StepInFlight> EndStep() = 0;
+
   // What the ops of one step read from host memory (ids, rows, block tables) is staged: the result
-  // names memory that ops can read, until the BeginStep after the next. Peers that read host memory
-  // give back what they were given, which must then live as long.
-  virtual void BeginStep() {}
+  // names memory that ops can read once SendStaged was called, until the next BeginStep. Peers that
+  // read host memory give back what they were given, which must live until EndStep.
+  virtual ConstTensorView StageInts(std::span<const int32_t> host) = 0;
+  // For the PagedAttention of layers of this shape.
+  virtual AttentionBatch StageRows(std::span<const AttentionRow> rows,
+                                   const AttentionShape& shape) = 0;
 
-  virtual ConstTensorView StageInts(std::span<const int32_t> host);
+  // After the last Stage and before the first op that reads what was staged.
+  virtual void SendStaged() = 0;
 
-  virtual AttentionBatch StageRows(std::span<const AttentionRow> rows);
+  // Calls work, which calls ops of this step and does nothing else. A device may record them and,
+  // at a later call with an equal key, play the recording instead: key must tell apart whatever the
+  // ops' arguments differ in, but for what this step has staged. What the ops name stays allocated.
+  virtual void RunRecorded(std::span<const int64_t> key, const std::function<void()>& work) = 0;
 
   // A large host table of which ops read a few rows per token (per-layer embeddings). Host memory
   // must outlive the result.
-  virtual HostTable KeepTable(const ConstTensorView& host);
+  virtual HostTable KeepTable(const ConstTensorView& host) = 0;
 
   // After the last Pack and KeepTable: frees what only loading needs.
   virtual void EndLoading() {}
@@ -83,7 +125,7 @@ class Backend {
   virtual double ProbeProducts(DType) { return 0; }
 
   // Waits for the ops before it.
-  virtual void CopyToHost(void* host, const void* device, int64_t bytes);
+  virtual void CopyToHost(void* host, const void* device, int64_t bytes) = 0;
 
   void Embed(const EmbedArgs& args);
   void PleInputs(const PleInputsArgs& args);
@@ -99,6 +141,7 @@ class Backend {
   void PleInject(const PleInjectArgs& args);
   void KeepRows(const KeepRowsArgs& args);
   void Head(const HeadArgs& args);
+  // At most once in a step.
   void Sample(const SampleArgs& args);
 
  private:

@@ -57,6 +57,7 @@ struct SampleRow {
   uint32_t choice = 0;
   int64_t position = 0;      // Of the token to choose, in the sequence.
   int32_t num_logprobs = 0;  // 0: none; n: the chosen token and the n - 1 best.
+  int32_t slot = -1;         // Whose last token this will be; -1: nobody's.
 };
 
 struct SampledToken {
@@ -71,10 +72,13 @@ struct SampledToken {
 // is a function of (seed, choice, position, vocabulary id) alone, so that no batching, preemption
 // or resumption changes a token. Ties go to the lowest id. The polynomials of sampling_math.h are
 // used instead of libm, so that equal logits give equal tokens on every backend.
+//
+// The draws are part of the step: StepInFlight::Wait gives the tokens. What a row draws also goes
+// to last_tokens[slot], for the next step's Embed; a row that is not finite leaves its slot alone.
 struct SampleArgs {
   ConstTensorView logits;  // [num_rows, vocab], f32
   std::span<const SampleRow> rows;
-  std::span<SampledToken> tokens;  // One per row of rows.
+  TensorView last_tokens;  // [num_slots], i32; may be empty if no row has a slot
 };
 
 }  // namespace facet::kernels

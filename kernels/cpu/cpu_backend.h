@@ -10,10 +10,10 @@
 #include <string>
 #include <string_view>
 
-#include "kernels/backend.h"
 #include "kernels/cpu/primitives.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/thread_pool.h"
+#include "kernels/host_backend.h"
 
 namespace facet::kernels {
 
@@ -27,7 +27,7 @@ std::optional<CpuTier> ParseCpuTier(std::string_view name);
 bool Supports(CpuTier tier);
 CpuTier BestCpuTier();
 
-class CpuBackend final : public Backend {
+class CpuBackend final : public HostBackend {
  public:
   // The machine must support the tier; num_threads ≥ 1.
   CpuBackend(CpuTier tier, int num_threads);
@@ -62,7 +62,7 @@ class CpuBackend final : public Backend {
   void DoPleInject(const PleInjectArgs& args) override;
   void DoKeepRows(const KeepRowsArgs& args) override;
   void DoHead(const HeadArgs& args) override;
-  void DoSample(const SampleArgs& args) override;
+  void Draw(const SampleArgs& args, std::span<SampledToken> tokens) override;
 
   const CpuTier tier_;
   const Primitives& primitives_;

@@ -1,10 +1,21 @@
 #include "kernels/embedding.h"
 
+#include <algorithm>
+
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/linear.h"
 
 namespace facet::kernels {
 namespace {
+
+int32_t ResolvedId(const EmbedArgs& args, int64_t token) {
+  const int32_t entry = args.ids.as<int32_t>()[token];
+  const int32_t id = entry >= 0 ? entry : args.last_tokens.as<int32_t>()[-entry - 1];
+  const auto& placeholders = args.placeholders;
+  const bool placeholder =
+      std::find(placeholders.begin(), placeholders.end(), id) != placeholders.end();
+  return placeholder ? args.pad_id : id;
+}
 
 // One row out of the panels.
 template <typename T>
@@ -28,7 +39,9 @@ void CpuBackend::DoEmbed(const EmbedArgs& args) {
   WithElement(args.hidden.dtype(), [&]<typename T>() {
     pool_.For(args.ids.dim(0), [&](int64_t t, int thread) {
       float* row = scratch_.Floats(thread, hidden);
-      UnpackRow<T>(args.table, args.ids.as<int32_t>()[t], row);
+      const int32_t id = ResolvedId(args, t);
+      args.resolved_ids.as<int32_t>()[t] = id;
+      UnpackRow<T>(args.table, id, row);
       T* out = args.hidden.as<T>() + t * hidden;
       for (int64_t i = 0; i < hidden; ++i) out[i] = FromFloat<T>(row[i] * args.scale);
     });

@@ -36,12 +36,12 @@ void CpuBackend::DoHead(const HeadArgs& args) {
   });
 }
 
-void CpuBackend::DoSample(const SampleArgs& args) {
+void CpuBackend::Draw(const SampleArgs& args, std::span<SampledToken> tokens) {
   const int64_t vocab = args.logits.dim(1);
   pool_.For(static_cast<int64_t>(args.rows.size()), [&](int64_t i, int thread) {
     const SampleRow& row = args.rows[i];
-    args.tokens[i] = SampleOnHost(row, args.logits.as<float>() + row.logits_row * vocab, vocab,
-                                  scratch_.Floats(thread, vocab));
+    tokens[i] = SampleOnHost(row, args.logits.as<float>() + row.logits_row * vocab, vocab,
+                             scratch_.Floats(thread, vocab));
   });
 }
 

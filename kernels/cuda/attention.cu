@@ -32,6 +32,10 @@
 // Decode rows (at most 8 columns) always go side by side, others do when they are too few to fill
 // the device.
 //
+// What is computed where is data, not an argument: a list of entries, made once a step for all
+// layers of a geometry, and as many blocks as the next power of two, so that a recorded launch fits
+// many steps. Blocks past the end of the list return at once.
+//
 // Bytes: K and V once for every block of columns and KV head (8 columns in decode: once in all),
 // and 4 (head_dim + 2) bytes a column, written and read, for every split that goes side by side.
 //
@@ -39,11 +43,13 @@
 // arXiv:2307.08691, and Flash-Decoding (Dao, Haziza, Massa and Sizov, 2023); swapped operands for
 // few queries, NVIDIA TensorRT-LLM XQA.
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <vector>
 
 #include "base/check.h"
 #include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/attention_prepare.cuh"
 #include "kernels/cuda/cuda_backend.h"
 
@@ -67,17 +73,6 @@ FACET_ALWAYS_INLINE SplitRange SplitsOf(int32_t first_position,
           .end = (first_position + num_tokens - 1) / kSplitKeys + 1};
 }
 
-// The blocks of a row: first its groups of columns and KV heads (slots), then, side by side, the
-// splits of the row.
-struct WorkEntry {
-  int32_t row;
-  int32_t first_item;  // blockIdx.x of its first block.
-  int32_t first_slot;  // The same if there were one split.
-};
-
-// It travels as an argument: the few kilobytes are read before anything else is.
-constexpr int kRowsPerLaunch = 256;
-
 // More splits than this are folded by a kernel of their own.
 constexpr int kFoldHereMax = 8;
 
@@ -95,11 +90,9 @@ struct AttendParams {
   bool side_by_side;
   float* partials;     // [items][Shape::kPartialFloats]
   uint32_t* counters;  // [slots], zeros between launches.
-  int32_t num_entries;
-  WorkEntry entries[kRowsPerLaunch];
+  const AttentionEntry* entries;
+  int32_t num_entries;  // Without the end.
 };
-
-static_assert(sizeof(AttendParams) <= 4096, "kernel arguments");
 
 // What one block computes; equal in all its threads.
 struct BlockWork {
@@ -116,7 +109,7 @@ struct BlockWork {
 };
 
 template <typename Shape>
-FACET_DEVICE BlockWork WorkAt(const AttendParams& params, const WorkEntry& entry, int32_t slot) {
+FACET_DEVICE BlockWork WorkAt(const AttendParams& params, const AttentionEntry& entry, int32_t slot) {
   BlockWork work;
   work.row = params.rows[entry.row];
   const auto first_position = static_cast<int32_t>(work.row.first_position);
@@ -140,11 +133,11 @@ FACET_DEVICE BlockWork WorkAt(const AttendParams& params, const WorkEntry& entry
 }
 
 // The last entry whose member is at most value.
-FACET_DEVICE WorkEntry FindEntry(const AttendParams& params,
-                                 int32_t WorkEntry::*member,
+FACET_DEVICE AttentionEntry FindEntry(const AttendParams& params,
+                                 int32_t AttentionEntry::*member,
                                  int32_t value) {
   int32_t low = 0;
-  int32_t high = params.num_entries - 1;
+  int32_t high = params.num_entries;
   while (low < high) {
     const int32_t middle = (low + high + 1) / 2;
     if (params.entries[middle].*member <= value) {
@@ -223,8 +216,9 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
   constexpr int kStages = Shape::kStages;
   const Tiles<Shape> tiles;
   const auto item = static_cast<int32_t>(blockIdx.x);
-  const WorkEntry entry = FindEntry(params, &WorkEntry::first_item, item);
   ptx::GridDependencyWait();
+  const AttentionEntry entry = FindEntry(params, &AttentionEntry::first_item, item);
+  if (entry.row < 0) return;
 
   int32_t slot = item - entry.first_item;
   int32_t split = 0;
@@ -367,8 +361,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
 template <typename Shape>
 __global__ void __launch_bounds__(Shape::kThreads) FoldSplits(const AttendParams params) {
   const auto slot = static_cast<int32_t>(blockIdx.x);
-  const WorkEntry entry = FindEntry(params, &WorkEntry::first_slot, slot);
   ptx::GridDependencyWait();
+  const AttentionEntry entry = FindEntry(params, &AttentionEntry::first_slot, slot);
   const BlockWork work = WorkAt<Shape>(params, entry, slot - entry.first_slot);
   const int32_t num_splits = work.splits.end - work.splits.begin;
   if (num_splits <= kFoldHereMax || !HasDims<Shape>()) return;
@@ -403,20 +397,13 @@ struct Geometry {
   int32_t window;
 };
 
-// One launch of Attend and what it needs.
-struct Launch {
-  WorkEntry entries[kRowsPerLaunch];
-  int32_t num_entries = 0;
+// A part before it is staged.
+struct Cut {
+  std::vector<AttentionEntry> entries;
   int32_t num_items = 0;
   int32_t num_slots = 0;
-  bool folds_apart = false;
-};
-
-struct Plan {
-  std::vector<Launch> launches;
   bool side_by_side = true;
-  int64_t max_items = 0;
-  int64_t max_slots = 0;
+  bool folds_apart = false;
 };
 
 bool IsDecode(const AttentionRow& row, const Geometry& geometry) {
@@ -433,31 +420,28 @@ int32_t NumSplits(const AttentionRow& row, const Geometry& geometry) {
   return splits.end - splits.begin;
 }
 
-// The launches for those rows that are decode, or for those that are not.
-Plan MakePlan(std::span<const AttentionRow> rows,
-              const Geometry& geometry,
-              int32_t columns,
-              bool decode,
-              bool side_by_side) {
-  Plan plan{.side_by_side = side_by_side};
+// Those rows that are decode, or those that are not, with the end.
+Cut CutRows(std::span<const AttentionRow> rows,
+            const Geometry& geometry,
+            int32_t columns,
+            bool decode,
+            bool side_by_side) {
+  Cut cut{.side_by_side = side_by_side};
+  const auto add = [&](int32_t row) {
+    cut.entries.push_back(
+        {.row = row, .first_item = cut.num_items, .first_slot = cut.num_slots});
+  };
   for (size_t r = 0; r < rows.size(); ++r) {
     if (IsDecode(rows[r], geometry) != decode) continue;
-    if (plan.launches.empty() || plan.launches.back().num_entries == kRowsPerLaunch) {
-      plan.launches.emplace_back();
-    }
-    Launch& launch = plan.launches.back();
-    launch.entries[launch.num_entries++] = {.row = static_cast<int32_t>(r),
-                                            .first_item = launch.num_items,
-                                            .first_slot = launch.num_slots};
+    add(static_cast<int32_t>(r));
     const int32_t num_slots = NumSlots(rows[r], geometry, columns);
     const int32_t num_splits = side_by_side ? NumSplits(rows[r], geometry) : 1;
-    launch.num_slots += num_slots;
-    launch.num_items += num_slots * num_splits;
-    launch.folds_apart |= num_splits > kFoldHereMax;
-    plan.max_items = std::max<int64_t>(plan.max_items, launch.num_items);
-    plan.max_slots = std::max<int64_t>(plan.max_slots, launch.num_slots);
+    cut.num_slots += num_slots;
+    cut.num_items += num_slots * num_splits;
+    cut.folds_apart |= num_splits > kFoldHereMax;
   }
-  return plan;
+  add(-1);
+  return cut;
 }
 
 // Rows that are not decode go side by side where their slots alone would leave more than half of
@@ -465,7 +449,7 @@ Plan MakePlan(std::span<const AttentionRow> rows,
 constexpr int64_t kPrefillPartialBytesMax = int64_t{256} << 20;
 
 template <typename Shape>
-Plan MakePrefillPlan(std::span<const AttentionRow> rows, const Geometry& geometry, int num_sms) {
+Cut CutPrefillRows(std::span<const AttentionRow> rows, const Geometry& geometry, int num_sms) {
   int64_t num_slots = 0;
   int64_t num_partials = 0;
   for (const AttentionRow& row : rows) {
@@ -477,30 +461,31 @@ Plan MakePrefillPlan(std::span<const AttentionRow> rows, const Geometry& geometr
   constexpr int64_t kPartialBytes = Shape::kPartialFloats * int64_t{sizeof(float)};
   const bool side_by_side =
       2 * num_slots <= num_sms && num_partials * kPartialBytes <= kPrefillPartialBytesMax;
-  return MakePlan(rows, geometry, Shape::kColumns, /*decode=*/false, side_by_side);
+  return CutRows(rows, geometry, Shape::kColumns, /*decode=*/false, side_by_side);
+}
+
+// Floats of scratch that the launch of a part writes.
+template <typename Shape>
+int64_t PartialFloats(const AttentionPart& part) {
+  return part.side_by_side ? int64_t{part.num_blocks} * Shape::kPartialFloats : 0;
 }
 
 template <typename Shape>
-cudaError_t LaunchPlan(const Plan& plan, AttendParams params, cudaStream_t stream) {
-  params.side_by_side = plan.side_by_side;
-  for (const Launch& launch : plan.launches) {
-    params.num_entries = launch.num_entries;
-    std::copy_n(launch.entries, launch.num_entries, params.entries);
-    const cudaError_t error = ptx::Launch({.grid = dim3(static_cast<uint32_t>(launch.num_items)),
-                                           .block = dim3(Shape::kThreads),
-                                           .smem_bytes = Shape::kSmemBytes,
-                                           .stream = stream},
-                                          Attend<Shape>, params);
-    if (error != cudaSuccess) return error;
-    if (!launch.folds_apart) continue;
-    const cudaError_t fold_error =
-        ptx::Launch({.grid = dim3(static_cast<uint32_t>(launch.num_slots), Shape::kDimTiles),
-                     .block = dim3(Shape::kThreads),
-                     .stream = stream},
-                    FoldSplits<Shape>, params);
-    if (fold_error != cudaSuccess) return fold_error;
-  }
-  return cudaSuccess;
+cudaError_t LaunchPart(const AttentionPart& part, AttendParams params, cudaStream_t stream) {
+  if (part.num_entries == 0) return cudaSuccess;
+  params.side_by_side = part.side_by_side;
+  params.entries = part.entries;
+  params.num_entries = part.num_entries;
+  const cudaError_t error = ptx::Launch({.grid = dim3(static_cast<uint32_t>(part.num_blocks)),
+                                         .block = dim3(Shape::kThreads),
+                                         .smem_bytes = Shape::kSmemBytes,
+                                         .stream = stream},
+                                        Attend<Shape>, params);
+  if (error != cudaSuccess || !part.folds_apart) return error;
+  return ptx::Launch({.grid = dim3(static_cast<uint32_t>(part.num_slots), Shape::kDimTiles),
+                      .block = dim3(Shape::kThreads),
+                      .stream = stream},
+                     FoldSplits<Shape>, params);
 }
 
 template <int kHeadDim>
@@ -552,28 +537,56 @@ void WithHeadDim(int head_dim, const Run& run) {
 }  // namespace
 }  // namespace attention
 
+AttentionPlan CudaBackend::PlanAttention(std::span<const AttentionRow> rows,
+                                         const AttentionShape& shape) {
+  using namespace attention;  // NOLINT(google-build-using-namespace): the words of this file.
+  AttentionPlan plan{.shape = shape};
+  if (rows.empty()) return plan;
+  constexpr int32_t kPositionsMax = std::numeric_limits<int32_t>::max();
+  for (const AttentionRow& row : rows) {
+    FACET_CHECK_LT(row.first_position + row.num_tokens, kPositionsMax - kSplitKeys);
+  }
+  const Geometry geometry{
+      .group = shape.num_q_heads / shape.num_kv_heads,
+      .num_kv_heads = shape.num_kv_heads,
+      .window = static_cast<int32_t>(std::min<int64_t>(shape.window, kPositionsMax))};
+  const auto stage = [&](const Cut& cut, int32_t num_blocks) {
+    if (cut.entries.size() == 1) return AttentionPart();
+    return AttentionPart{.entries = StageArray(cut.entries),
+                         .num_entries = static_cast<int32_t>(cut.entries.size()) - 1,
+                         .num_blocks = num_blocks,
+                         .num_slots = cut.num_slots,
+                         .side_by_side = cut.side_by_side,
+                         .folds_apart = cut.folds_apart};
+  };
+  WithHeadDim(shape.head_dim, [&]<int kHeadDim>() {
+    const Cut decode = CutRows(rows, geometry, DecodeShape<kHeadDim>::kColumns, /*decode=*/true,
+                               /*side_by_side=*/true);
+    const Cut prefill = CutPrefillRows<PrefillShape<kHeadDim>>(rows, geometry, info_.num_sms);
+    // Steps of decode rows are what is recorded.
+    plan.decode = stage(
+        decode, static_cast<int32_t>(std::bit_ceil(static_cast<uint32_t>(decode.num_items))));
+    plan.prefill = stage(prefill, prefill.num_items);
+  });
+  return plan;
+}
+
 void CudaBackend::DoPagedAttention(const PagedAttentionArgs& args) {
   using namespace attention;  // NOLINT(google-build-using-namespace): the words of this file.
   FACET_CHECK(args.qkv.dtype() == DType::kBf16);
-  constexpr int32_t kPositionsMax = std::numeric_limits<int32_t>::max();
-  for (const AttentionRow& row : args.batch.rows) {
-    FACET_CHECK_LT(row.first_position + row.num_tokens, kPositionsMax - kSplitKeys);
-  }
   if (args.batch.rows.empty()) return;
-  const Geometry geometry{
-      .group = args.num_q_heads / args.num_kv_heads,
-      .num_kv_heads = args.num_kv_heads,
-      .window = static_cast<int32_t>(std::min<int64_t>(args.window, kPositionsMax))};
+  const AttentionPlan& plan = attention_plans_.at(args.batch.plan);
+  FACET_CHECK((plan.shape == AttentionShape{.num_q_heads = args.num_q_heads,
+                                            .num_kv_heads = args.num_kv_heads,
+                                            .head_dim = args.head_dim,
+                                            .window = args.window}))
+      << "rows were staged for another shape";
   WithHeadDim(args.head_dim, [&]<int kHeadDim>() {
     using Decode = DecodeShape<kHeadDim>;
     using Prefill = PrefillShape<kHeadDim>;
     Check(LaunchPrepare<kHeadDim>(args, stream_), "PrepareQkv");
-    const Plan decode = MakePlan(args.batch.rows, geometry, Decode::kColumns, /*decode=*/true,
-                                 /*side_by_side=*/true);
-    const Plan prefill = MakePrefillPlan<Prefill>(args.batch.rows, geometry, info_.num_sms);
     const int64_t num_floats =
-        std::max(decode.max_items * Decode::kPartialFloats,
-                 prefill.side_by_side ? prefill.max_items * Prefill::kPartialFloats : 0);
+        std::max(PartialFloats<Decode>(plan.decode), PartialFloats<Prefill>(plan.prefill));
     const AttendParams params{
         .q = args.qkv.as<Bf16>(),
         .q_width = args.qkv.dim(1),
@@ -583,13 +596,15 @@ void CudaBackend::DoPagedAttention(const PagedAttentionArgs& args) {
         .kv = args.kv.base,
         .block_stride = args.kv.block_stride,
         .num_kv_heads = args.num_kv_heads,
-        .group = geometry.group,
-        .window = geometry.window,
+        .group = args.num_q_heads / args.num_kv_heads,
+        .window = static_cast<int32_t>(
+            std::min<int64_t>(args.window, std::numeric_limits<int32_t>::max())),
         .partials = ScratchFor<float>(Scratch::kPartials, num_floats),
-        .counters = ScratchFor<uint32_t>(Scratch::kCounters,
-                                         std::max(decode.max_slots, prefill.max_slots))};
-    Check(LaunchPlan<Decode>(decode, params, stream_), "Attend, decode");
-    Check(LaunchPlan<Prefill>(prefill, params, stream_), "Attend, prefill");
+        .counters =
+            ScratchFor<uint32_t>(Scratch::kCounters,
+                                 std::max(plan.decode.num_slots, plan.prefill.num_slots))};
+    Check(LaunchPart<Decode>(plan.decode, params, stream_), "Attend, decode");
+    Check(LaunchPart<Prefill>(plan.prefill, params, stream_), "Attend, prefill");
   });
 }
 

@@ -1,18 +1,21 @@
 #include "kernels/cuda/cuda_backend.h"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
 #include "base/check.h"
 #include "kernels/cuda/pack.h"
 #include "kernels/cuda/packed_layout.h"
+#include "kernels/host_sampling.h"
 
 namespace facet::kernels {
 namespace {
 
 constexpr int64_t kStagingBytesMin = 1 << 20;
-constexpr int64_t kStagingAlignment = 64;
+constexpr int64_t kAlignment = 64;
 // Weights go to the device through two pinned pieces of this size.
 constexpr int64_t kLoadBytes = int64_t{32} << 20;
 
@@ -61,18 +64,20 @@ CudaBackend::CudaBackend(const CudaOptions& options) : options_(options) {
   const std::string problem = Probe(options.device, info_);
   FACET_CHECK(problem.empty()) << problem;
   Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
-  for (Staging& staging : staging_) {
-    Check(cudaEventCreateWithFlags(&staging.copied, cudaEventDisableTiming), "event");
+  for (StepPiece& step : steps_) {
+    Check(cudaEventCreateWithFlags(&step.sent, cudaEventDisableTiming), "event");
+    Check(cudaEventCreateWithFlags(&step.begun, cudaEventDefault), "event");
+    Check(cudaEventCreateWithFlags(&step.ended, cudaEventDefault), "event");
   }
 }
 
 CudaBackend::~CudaBackend() {
   Check(cudaStreamSynchronize(stream_), "last step");
   CudaBackend::EndLoading();
-  for (Staging& staging : staging_) {
-    staging.host = Buffer();
-    staging.device = Buffer();
-    Check(cudaEventDestroy(staging.copied), "event");
+  for (StepPiece& step : steps_) {
+    for (const cudaEvent_t event : {step.sent, step.begun, step.ended}) {
+      Check(cudaEventDestroy(event), "event");
+    }
   }
   for (Buffer& buffer : scratch_) buffer = Buffer();
   Check(cudaStreamDestroy(stream_), "stream");
@@ -82,10 +87,18 @@ std::string CudaBackend::name() const {
   return "cuda/sm" + std::to_string(info_.compute_capability);
 }
 
+MemoryOffer CudaBackend::Memory() const {
+  size_t free_bytes = 0;
+  size_t total_bytes = 0;
+  Check(cudaMemGetInfo(&free_bytes, &total_bytes), "free memory");
+  return {.free_bytes = static_cast<int64_t>(free_bytes), .holds_tables = !options_.tables_on_host};
+}
+
 Buffer CudaBackend::Allocate(int64_t bytes) {
+  FACET_CHECK(!capturing_) << "an op that is recorded allocates" << bytes << "bytes";
   void* data = nullptr;
   // Whole 16-byte loads of the last element stay inside.
-  const auto size = static_cast<size_t>(RoundUp(std::max<int64_t>(bytes, 1), kStagingAlignment));
+  const auto size = static_cast<size_t>(RoundUp(std::max<int64_t>(bytes, 1), kAlignment));
   const cudaError_t error = cudaMalloc(&data, size);
   FACET_CHECK(error == cudaSuccess)
       << bytes << "bytes of device memory:" << cudaGetErrorString(error);
@@ -100,6 +113,7 @@ Buffer CudaBackend::AllocatePinned(int64_t bytes) {
 }
 
 void CudaBackend::CopyToDevice(void* device, const void* host, int64_t bytes) {
+  FACET_CHECK(!capturing_) << "an op that is recorded waits";
   // A copy from pageable memory returns once the source has been read.
   Check(cudaMemcpyAsync(device, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_),
         "copy to the device");
@@ -117,7 +131,7 @@ PackedWeight CudaBackend::Pack(const ConstTensorView& weight, WeightFormat forma
   const auto* source = static_cast<const std::byte*>(weight.raw());
   for (int64_t row = 0; row < packed.rows; row += rows_at_once) {
     const int64_t rows = std::min(rows_at_once, packed.rows - row);
-    Staging& piece = NextLoadPiece(rows * row_bytes);
+    LoadPiece& piece = NextLoadPiece(rows * row_bytes);
     ReadHost(piece.host.data(), source + row * row_bytes, rows * row_bytes);
     Check(cudaMemcpyAsync(piece.device.data(), piece.host.data(),
                           static_cast<size_t>(rows * row_bytes), cudaMemcpyHostToDevice, stream_),
@@ -143,8 +157,8 @@ void CudaBackend::ReadHost(void* to, const void* from, int64_t bytes) const {
   }
 }
 
-CudaBackend::Staging& CudaBackend::NextLoadPiece(int64_t bytes) {
-  Staging& piece = load_pieces_[load_index_];
+CudaBackend::LoadPiece& CudaBackend::NextLoadPiece(int64_t bytes) {
+  LoadPiece& piece = load_pieces_[load_index_];
   load_index_ = 1 - load_index_;
   if (piece.copied == nullptr) {
     Check(cudaEventCreateWithFlags(&piece.copied, cudaEventDisableTiming), "event");
@@ -160,11 +174,11 @@ CudaBackend::Staging& CudaBackend::NextLoadPiece(int64_t bytes) {
 
 void CudaBackend::EndLoading() {
   read_host_ = nullptr;
-  for (Staging& piece : load_pieces_) {
+  for (LoadPiece& piece : load_pieces_) {
     if (piece.copied == nullptr) continue;
     Check(cudaEventSynchronize(piece.copied), "copy of weights");
     Check(cudaEventDestroy(piece.copied), "event");
-    piece = Staging();
+    piece = LoadPiece();
   }
 }
 
@@ -198,7 +212,7 @@ HostTable CudaBackend::KeepTable(const ConstTensorView& host) {
     const auto* source = static_cast<const std::byte*>(host.raw());
     for (int64_t at = 0; at < bytes; at += kLoadBytes) {
       const int64_t size = std::min(kLoadBytes, bytes - at);
-      Staging& piece = NextLoadPiece(size);
+      LoadPiece& piece = NextLoadPiece(size);
       ReadHost(piece.host.data(), source + at, size);
       Check(cudaMemcpyAsync(static_cast<std::byte*>(table.owner.data()) + at, piece.host.data(),
                             static_cast<size_t>(size), cudaMemcpyHostToDevice, stream_),
@@ -210,42 +224,123 @@ HostTable CudaBackend::KeepTable(const ConstTensorView& host) {
   return table;
 }
 
+// The step as the host sees it. The tokens lie in pinned memory once the event has passed.
+class CudaBackend::CudaStep final : public StepInFlight {
+ public:
+  CudaStep(CudaBackend& backend, StepPiece& piece) : backend_(backend), piece_(piece) {}
+
+  CudaStep(const CudaStep&) = delete;
+  CudaStep& operator=(const CudaStep&) = delete;
+
+  ~CudaStep() override { piece_.in_flight = false; }
+
+  bool draws_on_host() const override { return !piece_.host_draws.empty(); }
+
+  StepOutcome Wait() override {
+    Check(cudaEventSynchronize(piece_.ended), "step");
+    float ms = 0;
+    Check(cudaEventElapsedTime(&ms, piece_.begun, piece_.ended), "event");
+    StepOutcome outcome{.device_ns = std::llround(ms * 1e6)};
+    const auto* drawn = static_cast<const DrawnToken*>(piece_.drawn.data());
+    for (int64_t i = 0; i < piece_.num_rows; ++i) {
+      outcome.tokens.push_back({.id = drawn[i].id, .finite = drawn[i].finite != 0});
+    }
+    DrawHostRows(outcome.tokens);
+    return outcome;
+  }
+
+ private:
+  void DrawHostRows(std::vector<SampledToken>& tokens) {
+    std::vector<float> scratch(draws_on_host() ? static_cast<size_t>(piece_.vocab) : 0);
+    const auto* logits = static_cast<const float*>(piece_.host_logits.data());
+    for (const HostDraw& draw : piece_.host_draws) {
+      SampledToken& token = tokens[draw.index];
+      token = SampleOnHost(draw.row, logits, piece_.vocab, scratch.data());
+      logits += piece_.vocab;
+      if (draw.row.slot < 0 || !token.finite) continue;
+      backend_.CopyToDevice(piece_.last_tokens + draw.row.slot, &token.id, sizeof(token.id));
+    }
+  }
+
+  CudaBackend& backend_;
+  StepPiece& piece_;
+};
+
 void CudaBackend::BeginStep() {
-  Check(cudaEventRecord(staging_[staging_index_].copied, stream_), "event");
-  staging_index_ = 1 - staging_index_;
-  Staging& staging = staging_[staging_index_];
-  Check(cudaEventSynchronize(staging.copied), "step before the last");
-  staging.used = 0;
+  // Of this thread, which may be another than the one that made the backend.
+  Check(cudaSetDevice(options_.device), "device");
+  step_index_ = 1 - step_index_;
+  StepPiece& step = steps_[step_index_];
+  FACET_CHECK(!step.in_flight) << "two steps in flight already";
+  Check(cudaEventSynchronize(step.sent), "step before the last");
+  staged_sent_ = 0;
+  staged_end_ = 0;
+  attention_plans_.clear();
+  staged_key_.clear();
+  step.num_rows = 0;
+  step.host_draws.clear();
+  Check(cudaEventRecord(step.begun, stream_), "event");
+}
+
+std::unique_ptr<StepInFlight> CudaBackend::EndStep() {
+  StepPiece& step = steps_[step_index_];
+  Check(cudaEventRecord(step.ended, stream_), "event");
+  step.in_flight = true;
+  return std::make_unique<CudaStep>(*this, step);
 }
 
 const void* CudaBackend::Stage(const void* host, int64_t bytes) {
+  FACET_CHECK(!capturing_) << "an op that is recorded stages memory";
   if (bytes == 0) return nullptr;
-  Staging& staging = staging_[staging_index_];
-  if (staging.used + bytes > staging.host.bytes()) {
-    // What was staged before stays where it is until the device has read it.
-    Check(cudaStreamSynchronize(stream_), "staging");
-    retired_.push_back(std::move(staging.device));
-    const int64_t size = std::max(kStagingBytesMin, 2 * RoundUp(bytes, kStagingAlignment));
-    staging.host = AllocatePinned(size);
-    staging.device = Allocate(size);
-    staging.used = 0;
-  }
-  std::byte* pinned = static_cast<std::byte*>(staging.host.data()) + staging.used;
-  std::byte* device = static_cast<std::byte*>(staging.device.data()) + staging.used;
-  staging.used += RoundUp(bytes, kStagingAlignment);
-  std::memcpy(pinned, host, static_cast<size_t>(bytes));
-  Check(
-      cudaMemcpyAsync(device, pinned, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_),
-      "staging");
+  // Lists that grow from step to step move the ones behind them seldom.
+  const auto reserved =
+      std::max(kAlignment, static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(bytes))));
+  const int64_t room = std::min(staging_.bytes(), steps_[step_index_].staged.bytes());
+  if (staged_end_ + reserved > room) GrowStaging(reserved);
+  const int64_t at = staged_end_;
+  staged_end_ += reserved;
+  std::memcpy(static_cast<std::byte*>(steps_[step_index_].staged.data()) + at, host,
+              static_cast<size_t>(bytes));
+  const std::byte* device = static_cast<std::byte*>(staging_.data()) + at;
+  staged_key_.push_back(reinterpret_cast<int64_t>(device));
   return device;
+}
+
+void CudaBackend::GrowStaging(int64_t bytes) {
+  StepPiece& step = steps_[step_index_];
+  SendStaged();
+  Check(cudaStreamSynchronize(stream_), "staging");
+  if (staged_end_ + bytes > staging_.bytes()) {
+    // What was staged before stays where it is: this step will read it.
+    const int64_t size = std::max({kStagingBytesMin, 2 * staging_.bytes(), 2 * bytes});
+    if (staging_.data() != nullptr) retired_.push_back(std::move(staging_));
+    staging_ = Allocate(size);
+    staged_sent_ = 0;
+    staged_end_ = 0;
+  }
+  step.staged = AllocatePinned(staging_.bytes());
+}
+
+void CudaBackend::SendStaged() {
+  if (staged_sent_ == staged_end_) return;
+  StepPiece& step = steps_[step_index_];
+  Check(cudaMemcpyAsync(static_cast<std::byte*>(staging_.data()) + staged_sent_,
+                        static_cast<std::byte*>(step.staged.data()) + staged_sent_,
+                        static_cast<size_t>(staged_end_ - staged_sent_), cudaMemcpyHostToDevice,
+                        stream_),
+        "staging");
+  Check(cudaEventRecord(step.sent, stream_), "event");
+  staged_sent_ = staged_end_;
 }
 
 ConstTensorView CudaBackend::StageInts(std::span<const int32_t> host) {
   const auto count = static_cast<int64_t>(host.size());
+  staged_key_.push_back(count);
   return ConstTensorView(Stage(host.data(), count * SizeOf(DType::kI32)), DType::kI32, {count});
 }
 
-AttentionBatch CudaBackend::StageRows(std::span<const AttentionRow> rows) {
+AttentionBatch CudaBackend::StageRows(std::span<const AttentionRow> rows,
+                                      const AttentionShape& shape) {
   std::vector<DeviceAttentionRow> device_rows;
   std::vector<int32_t> blocks;
   for (const AttentionRow& row : rows) {
@@ -256,11 +351,57 @@ AttentionBatch CudaBackend::StageRows(std::span<const AttentionRow> rows) {
                            .blocks_begin = static_cast<int32_t>(blocks.size())});
     blocks.insert(blocks.end(), row.blocks.begin(), row.blocks.end());
   }
-  return {
-      .rows = rows, .device_rows = StageArray(device_rows), .device_blocks = StageArray(blocks)};
+  const AttentionPlan& plan = attention_plans_.emplace_back(PlanAttention(rows, shape));
+  staged_key_.push_back(std::ssize(rows));
+  for (const AttentionPart* part : {&plan.decode, &plan.prefill}) {
+    staged_key_.insert(staged_key_.end(), {part->num_entries, part->num_blocks, part->num_slots,
+                                           part->side_by_side, part->folds_apart});
+  }
+  return {.rows = rows,
+          .device_rows = StageArray(device_rows),
+          .device_blocks = StageArray(blocks),
+          .plan = static_cast<int>(attention_plans_.size()) - 1};
+}
+
+void CudaBackend::RunRecorded(std::span<const int64_t> key, const std::function<void()>& work) {
+  SendStaged();
+  GraphCache::Key whole_key(key.begin(), key.end());
+  whole_key.insert(whole_key.end(), staged_key_.begin(), staged_key_.end());
+  whole_key.push_back(scratch_generation_);
+  GraphCache::Entry* entry = options_.record_steps ? graphs_.Use(whole_key) : nullptr;
+  if (entry == nullptr) {
+    work();
+    return;
+  }
+  if (entry->graph == nullptr) {
+    const cudaGraph_t graph = Capture(work);
+    Check(cudaGraphInstantiate(&entry->graph, graph, 0), "graph of a step");
+    Check(cudaGraphDestroy(graph), "graph of a step");
+  } else {
+    ++num_replays_;
+    if (options_.compare_replay) {
+      const cudaGraph_t now = Capture(work);
+      const std::string difference = options_.compare_replay(entry->graph, now);
+      FACET_CHECK(difference.empty())
+          << "a step's key does not tell its launches apart:" << difference;
+      Check(cudaGraphDestroy(now), "graph of a step");
+    }
+  }
+  Check(cudaGraphLaunch(entry->graph, stream_), "graph of a step");
+}
+
+cudaGraph_t CudaBackend::Capture(const std::function<void()>& work) {
+  Check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capture of a step");
+  capturing_ = true;
+  work();
+  capturing_ = false;
+  cudaGraph_t graph = nullptr;
+  Check(cudaStreamEndCapture(stream_, &graph), "capture of a step");
+  return graph;
 }
 
 void CudaBackend::CopyToHost(void* host, const void* device, int64_t bytes) {
+  FACET_CHECK(!capturing_) << "an op that is recorded waits";
   Check(cudaMemcpyAsync(host, device, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_),
         "copy to the host");
   Check(cudaStreamSynchronize(stream_), "copy to the host");
@@ -268,7 +409,10 @@ void CudaBackend::CopyToHost(void* host, const void* device, int64_t bytes) {
 
 void* CudaBackend::GrowScratch(Scratch purpose, int64_t bytes) {
   Buffer& buffer = scratch_[static_cast<size_t>(purpose)];
-  if (buffer.bytes() < bytes) buffer = Allocate(bytes);
+  if (buffer.bytes() < bytes) {
+    buffer = Allocate(bytes);
+    ++scratch_generation_;
+  }
   return buffer.data();
 }
 
@@ -287,7 +431,7 @@ const CudaBackend::ExpertTable& CudaBackend::ExpertPointers(
   for (const ExpertWeights& expert : experts) add(expert.down);
   ExpertTable& table = expert_tables_[experts.data()];
   if (table.host != pointers) {
-    const auto bytes = static_cast<int64_t>(pointers.size() * sizeof(pointers[0]));
+    const auto bytes = std::ssize(pointers) * static_cast<int64_t>(sizeof(void*));
     table.device = Allocate(bytes);
     CopyToDevice(table.device.data(), pointers.data(), bytes);
     table.up = static_cast<const uint4* const*>(table.device.data());

@@ -1,10 +1,18 @@
 // The ops on one NVIDIA GPU (compute capability 8.0 and up): our own kernels only, the "exact"
 // table of design.md 4.
 //
-// Everything is enqueued on one stream; Sample and CopyToHost wait for it. Bits depend on the
-// architecture and nothing else: each sum over k runs in one order that the shape of the weight
-// gives, whatever the number of tokens (linear.cuh), and attention cuts its sums at absolute
-// positions (attention.cu). bfloat16 only: a float32 model is refused by Supports().
+// Everything is enqueued on one stream; CopyToHost waits for it, and StepInFlight::Wait for its own
+// step. Bits depend on the architecture and nothing else: each sum over k runs in one order that
+// the shape of the weight gives, whatever the number of tokens (linear.cuh), and attention cuts its
+// sums at absolute positions (attention.cu). bfloat16 only: a float32 model is refused by
+// Supports().
+//
+// Launches overlap (programmatic dependent launch): a kernel may begin before the launch before it
+// has ended, so each of its threads calls GridDependencyWait before it reads or writes anything but
+// packed weights, which EndLoading has waited for. That wait ends when the launch before has ended
+// as a whole; as that one waited too, all earlier ones have, and activations, scratch and counters
+// may be overwritten. Copies, memsets and graphs do not overlap with what is before or behind them,
+// so what was staged and cleared is complete before the first kernel that follows.
 //
 // The same class runs in tests without a GPU: kernels and this runtime API are then executed by
 // tests/support/cuda_emulator.
@@ -13,12 +21,16 @@
 #include <cuda_runtime.h>
 
 #include <array>
+#include <functional>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/graph_cache.h"
 
 namespace facet::kernels {
 
@@ -35,6 +47,11 @@ struct CudaOptions {
   int device = 0;
   // Tables of which a step reads a few rows per token stay in pinned host memory (E4B: 5.6 GB).
   bool tables_on_host = false;
+  // Steps that come again are replayed as CUDA graphs.
+  bool record_steps = true;
+  // For tests: asked before a recording is played, with the graph that the same calls make now;
+  // what it answers is a difference, of which the process dies.
+  std::function<std::string(cudaGraphExec_t recorded, cudaGraph_t now)> compare_replay;
 };
 
 class CudaBackend final : public Backend {
@@ -59,14 +76,23 @@ class CudaBackend final : public Backend {
 
   void SetHostReader(const HostReader& reader) override { read_host_ = reader; }
 
+  MemoryOffer Memory() const override;
   Buffer Allocate(int64_t bytes) override;
   PackedWeight Pack(const ConstTensorView& weight, WeightFormat format) override;
   Buffer Upload(const ConstTensorView& host, DType dtype) override;
   HostTable KeepTable(const ConstTensorView& host) override;
   void EndLoading() override;
   void BeginStep() override;
+  std::unique_ptr<StepInFlight> EndStep() override;
   ConstTensorView StageInts(std::span<const int32_t> host) override;
-  AttentionBatch StageRows(std::span<const AttentionRow> rows) override;
+  AttentionBatch StageRows(std::span<const AttentionRow> rows,
+                           const AttentionShape& shape) override;
+  void SendStaged() override;
+  void RunRecorded(std::span<const int64_t> key, const std::function<void()>& work) override;
+
+  // How often RunRecorded played a recording.
+  int64_t num_replays() const { return num_replays_; }
+
   void CopyToHost(void* host, const void* device, int64_t bytes) override;
   double ProbeMemory() override;
   double ProbeProducts(DType dtype) override;
@@ -100,13 +126,41 @@ class CudaBackend final : public Backend {
 
   void* GrowScratch(Scratch purpose, int64_t bytes);
 
-  // A piece of memory on both sides, and when the device has read what was last put there.
-  struct Staging {
+  // A piece of weights on both sides, and when the device has read what was last put there.
+  struct LoadPiece {
     Buffer host;  // Pinned.
     Buffer device;
-    int64_t used = 0;
     cudaEvent_t copied = nullptr;
   };
+
+  struct DrawnToken {
+    int32_t id;
+    int32_t finite;
+  };
+
+  // A row that the device does not draw, and its logits.
+  struct HostDraw {
+    SampleRow row;
+    size_t index;  // In SampleArgs::rows.
+  };
+
+  // What belongs to one of the two steps that may be in flight.
+  struct StepPiece {
+    Buffer staged;  // Pinned; its bytes go to the same offsets of staging_.
+    cudaEvent_t sent = nullptr;
+    cudaEvent_t begun = nullptr;
+    cudaEvent_t ended = nullptr;
+    bool in_flight = false;  // Between EndStep and the end of Wait.
+    // The draws: written by the sampling kernel straight into pinned memory.
+    int64_t num_rows = 0;
+    Buffer drawn;                      // [num_rows] of DrawnToken
+    std::vector<HostDraw> host_draws;  // Others than the device's.
+    Buffer host_logits;                // [host_draws, vocab], f32, pinned
+    int64_t vocab = 0;
+    int32_t* last_tokens = nullptr;
+  };
+
+  class CudaStep;
 
   static Buffer AllocatePinned(int64_t bytes);
   void CopyToDevice(void* device, const void* host, int64_t bytes);
@@ -114,15 +168,27 @@ class CudaBackend final : public Backend {
   void ReadHost(void* to, const void* from, int64_t bytes) const;
 
   // One of two pieces, free to be written, at least bytes long.
-  Staging& NextLoadPiece(int64_t bytes);
+  LoadPiece& NextLoadPiece(int64_t bytes);
 
-  // A stream-ordered copy of host memory, valid until the BeginStep after the next.
+  // Where these bytes will lie once SendStaged was called.
   const void* Stage(const void* host, int64_t bytes);
+
+  // Stages the entries of the plan.
+  AttentionPlan PlanAttention(std::span<const AttentionRow> rows, const AttentionShape& shape);
+
+  // The ops that work calls, not run.
+  cudaGraph_t Capture(const std::function<void()>& work);
+
+  // Room for bytes more of staging, at other addresses; what was staged so far is sent.
+  void GrowStaging(int64_t bytes);
 
   template <typename T>
   const T* StageArray(const std::vector<T>& host) {
     return static_cast<const T*>(Stage(host.data(), static_cast<int64_t>(host.size() * sizeof(T))));
   }
+
+  // The logits of the step's host_draws.
+  void CopyForHostDraws(const float* logits);
 
   // Which assignments each expert has; made from a step's choices (moe.cu).
   struct Routing;
@@ -150,14 +216,25 @@ class CudaBackend final : public Backend {
   CudaDeviceInfo info_;
   cudaStream_t stream_ = nullptr;
   std::array<Buffer, static_cast<size_t>(Scratch::kNum)> scratch_;
+  int64_t scratch_generation_ = 0;  // Counts changes of address.
   std::map<const ExpertWeights*, ExpertTable> expert_tables_;
   std::array<Buffer, 2> probe_memory_;
   HostReader read_host_;
-  std::array<Staging, 2> load_pieces_;
+  std::array<LoadPiece, 2> load_pieces_;
   int load_index_ = 0;
-  // What the last two steps staged.
-  std::array<Staging, 2> staging_;
-  int staging_index_ = 0;
+  std::array<StepPiece, 2> steps_;
+  int step_index_ = 0;
+  // One piece for all steps: the stream's order keeps a step from overwriting what the one before
+  // still reads. Bytes [staged_sent_, staged_end_) are not on their way yet.
+  Buffer staging_;
+  int64_t staged_sent_ = 0;
+  int64_t staged_end_ = 0;
+  std::vector<AttentionPlan> attention_plans_;  // Of this step.
+  // What the launches of this step take from what was staged: addresses, counts, plans.
+  GraphCache::Key staged_key_;
+  GraphCache graphs_;
+  bool capturing_ = false;
+  int64_t num_replays_ = 0;
   std::vector<Buffer> retired_;  // Outgrown staging memory that a running step may still read.
 };
 

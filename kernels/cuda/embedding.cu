@@ -1,5 +1,6 @@
 // Rows of the embedding tables. Embed reads the head's packed weight: a row is spread over its tile
 // in pieces of 4 bytes, of which a sector of 32 holds two, so a row costs four times its bytes.
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/cuda/cuda_backend.h"
@@ -11,6 +12,11 @@ namespace {
 
 struct EmbedKernelArgs {
   const int32_t* ids = nullptr;
+  const int32_t* last_tokens = nullptr;
+  int32_t placeholders[kPlaceholdersMax] = {};
+  int num_placeholders = 0;
+  int32_t pad_id = 0;
+  int32_t* resolved_ids = nullptr;
   const Bf16* table = nullptr;  // Packed.
   int64_t cols = 0;             // Even.
   float scale = 1;
@@ -20,7 +26,15 @@ struct EmbedKernelArgs {
 // One CTA a token.
 __global__ void __launch_bounds__(kRowThreads) EmbedKernel(EmbedKernelArgs args) {
   ptx::GridDependencyWait();
-  const int64_t id = args.ids[blockIdx.x];
+  int32_t id = args.ids[blockIdx.x];
+  if (id < 0) id = args.last_tokens[-id - 1];
+  bool placeholder = false;
+#pragma unroll
+  for (int i = 0; i < kPlaceholdersMax; ++i) {
+    placeholder |= i < args.num_placeholders && id == args.placeholders[i];
+  }
+  if (placeholder) id = args.pad_id;
+  if (threadIdx.x == 0) args.resolved_ids[blockIdx.x] = id;
   const int64_t num_col_blocks = NumColBlocks(args.cols);
   Bf16* hidden = args.hidden + blockIdx.x * args.cols;
   ForPairsOfThread(static_cast<int>(args.cols), [&](int col) {
@@ -80,11 +94,16 @@ __global__ void __launch_bounds__(kRowThreads) PleInputsKernel(PleInputsKernelAr
 
 void CudaBackend::DoEmbed(const EmbedArgs& args) {
   FACET_CHECK_EQ(args.table.cols % 2, 0) << "Embed";
-  const EmbedKernelArgs kernel_args = {.ids = args.ids.as<int32_t>(),
-                                       .table = static_cast<const Bf16*>(args.table.data.data()),
-                                       .cols = args.table.cols,
-                                       .scale = args.scale,
-                                       .hidden = args.hidden.as<Bf16>()};
+  EmbedKernelArgs kernel_args = {.ids = args.ids.as<int32_t>(),
+                                 .last_tokens = args.last_tokens.as<int32_t>(),
+                                 .num_placeholders = static_cast<int>(args.placeholders.size()),
+                                 .pad_id = args.pad_id,
+                                 .resolved_ids = args.resolved_ids.as<int32_t>(),
+                                 .table = static_cast<const Bf16*>(args.table.data.data()),
+                                 .cols = args.table.cols,
+                                 .scale = args.scale,
+                                 .hidden = args.hidden.as<Bf16>()};
+  std::copy(args.placeholders.begin(), args.placeholders.end(), kernel_args.placeholders);
   Check(ptx::Launch({.grid = dim3(static_cast<unsigned>(args.ids.dim(0))),
                      .block = dim3(kRowThreads),
                      .stream = stream_},

@@ -10,16 +10,14 @@
 // host.
 //
 // Rows that want log-probabilities, or top-p over more than kChoicesMax candidates, are drawn on
-// the host from a copy of their logits.
+// the host from a copy of their logits, when the step is waited for.
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
-#include "base/math.h"
 #include "kernels/approx.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/ptx.cuh"
-#include "kernels/host_sampling.h"
 #include "kernels/sampling_math.h"
 
 namespace facet::kernels {
@@ -48,12 +46,16 @@ struct DeviceSampleRow {
   float top_p;
   int top_k;
   NoiseKey noise;
+  int32_t* last_token;  // Null: nobody's.
+  int32_t* drawn;       // The id and whether all logits were finite; the host's memory.
 };
 
-struct DeviceSample {
-  int32_t id;
-  int32_t finite;
-};
+// By one thread of the row's CTA.
+FACET_DEVICE void Give(const DeviceSampleRow& row, int32_t id) {
+  row.drawn[0] = id;
+  row.drawn[1] = 1;
+  if (row.last_token != nullptr) *row.last_token = id;
+}
 
 using Key = uint64_t;
 
@@ -195,7 +197,7 @@ FACET_DEVICE void Sort(Key* keys) {
 }
 
 __global__ void __launch_bounds__(kThreads)
-    SampleKernel(const DeviceSampleRow* rows, int vocab, DeviceSample* samples) {
+    SampleKernel(const DeviceSampleRow* rows, int vocab) {
   ptx::SmemArena arena;
   Key* warp_keys = arena.Take<Key>(kWarps);
   Key* choices = arena.Take<Key>(kChoicesMax);
@@ -204,7 +206,6 @@ __global__ void __launch_bounds__(kThreads)
   const int thread = static_cast<int>(threadIdx.x);
   ptx::GridDependencyWait();
   const DeviceSampleRow row = rows[blockIdx.x];
-  DeviceSample& sample = samples[blockIdx.x];
 
   // 1 Are all logits finite?
   if (thread == 0) {
@@ -217,7 +218,10 @@ __global__ void __launch_bounds__(kThreads)
   }
   ptx::SyncThreads();
   if (num_bad > 0) {
-    if (thread == 0) sample = {.id = -1, .finite = 0};
+    if (thread == 0) {
+      row.drawn[0] = -1;
+      row.drawn[1] = 0;
+    }
     return;
   }
 
@@ -231,7 +235,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   best = BlockMax(best, warp_keys);
   if (row.temperature == 0) {
-    if (thread == 0) sample = {.id = IdOf(best), .finite = 1};
+    if (thread == 0) Give(row, IdOf(best));
     return;
   }
 
@@ -276,7 +280,7 @@ __global__ void __launch_bounds__(kThreads)
 
   // 4 The draw. Nothing is left only if everything was barred.
   noisy = BlockMax(noisy, warp_keys);
-  if (thread == 0) sample = {.id = noisy == 0 ? 0 : IdOf(noisy), .finite = 1};
+  if (thread == 0) Give(row, noisy == 0 ? 0 : IdOf(noisy));
 }
 
 bool SamplesOnDevice(const SampleRow& row, int64_t vocab) {
@@ -284,6 +288,11 @@ bool SamplesOnDevice(const SampleRow& row, int64_t vocab) {
   if (row.temperature == 0) return true;
   if (row.top_k > 0 && row.top_k < vocab) return row.top_k <= kChoicesMax;
   return row.top_p >= 1;
+}
+
+// Whether something but the filters acts on the logits.
+bool Changes(const SampleRow& row) {
+  return !row.seen.empty() || !row.bias.empty() || !row.barred.empty() || !row.mask.empty();
 }
 
 // The rows' lists, one after the other in arrays that are staged as a whole.
@@ -304,45 +313,43 @@ void Append(std::vector<T>& to, std::span<const T> from) {
 void CudaBackend::DoSample(const SampleArgs& args) {
   const int64_t vocab = args.logits.dim(1);
   const float* logits = args.logits.as<float>();
-  std::vector<size_t> on_device;
-  std::vector<float> host_logits;
-  std::vector<float> host_scratch;
+  const auto num_rows = static_cast<int64_t>(args.rows.size());
+  StepPiece& step = steps_[step_index_];
+  FACET_CHECK_EQ(step.num_rows, 0) << "one Sample in a step";
+  step.num_rows = num_rows;
+  step.vocab = vocab;
+  step.last_tokens = args.last_tokens.as<int32_t>();
+  const auto drawn_bytes = num_rows * static_cast<int64_t>(sizeof(DrawnToken));
+  if (step.drawn.bytes() < drawn_bytes) step.drawn = AllocatePinned(2 * drawn_bytes);
+  auto* drawn = static_cast<DrawnToken*>(step.drawn.data());
+
   StagedLists lists;
+  std::vector<size_t> on_device;
+  int64_t num_adjusted = 0;
   for (size_t i = 0; i < args.rows.size(); ++i) {
     const SampleRow& row = args.rows[i];
     if (!SamplesOnDevice(row, vocab)) {
-      host_logits.resize(static_cast<size_t>(vocab));
-      host_scratch.resize(static_cast<size_t>(vocab));
-      CopyToHost(host_logits.data(), logits + row.logits_row * vocab, vocab * SizeOf(DType::kF32));
-      args.tokens[i] = SampleOnHost(row, host_logits.data(), vocab, host_scratch.data());
+      step.host_draws.push_back({row, i});
       continue;
     }
     on_device.push_back(i);
+    num_adjusted += Changes(row) ? 1 : 0;
     Append(lists.seen, row.seen);
     Append(lists.bias, row.bias);
     Append(lists.barred, row.barred);
     Append(lists.mask, row.mask);
   }
-  if (on_device.empty()) return;
-
-  const auto num_rows = static_cast<int64_t>(on_device.size());
   const auto* seen = StageArray(lists.seen);
   const auto* bias = StageArray(lists.bias);
   const auto* barred = StageArray(lists.barred);
   const auto* mask = StageArray(lists.mask);
-  // Samples first, then one row of adjusted logits for each row that needs it.
-  const int64_t sample_bytes = CeilDiv<int64_t>(num_rows * sizeof(DeviceSample), 16) * 16;
-  auto* scratch = ScratchFor<std::byte>(Scratch::kSampling,
-                                        sample_bytes + num_rows * vocab * SizeOf(DType::kF32));
-  auto* samples = reinterpret_cast<DeviceSample*>(scratch);
-  auto* adjusted = reinterpret_cast<float*>(scratch + sample_bytes);
+  auto* adjusted = ScratchFor<float>(Scratch::kSampling, num_adjusted * vocab);
   std::vector<DeviceSampleRow> rows;
   for (const size_t i : on_device) {
     const SampleRow& row = args.rows[i];
-    const bool changes =
-        !row.seen.empty() || !row.bias.empty() || !row.barred.empty() || !row.mask.empty();
+    const bool changes = Changes(row);
     rows.push_back({.logits = logits + row.logits_row * vocab,
-                    .adjusted = changes ? adjusted + rows.size() * vocab : nullptr,
+                    .adjusted = changes ? adjusted : nullptr,
                     .seen = seen,
                     .bias = bias,
                     .barred = barred,
@@ -357,22 +364,39 @@ void CudaBackend::DoSample(const SampleArgs& args) {
                     .min_p = row.min_p,
                     .top_p = row.top_p,
                     .top_k = row.top_k < vocab ? row.top_k : 0,
-                    .noise = {row.seed, row.choice, static_cast<uint64_t>(row.position)}});
+                    .noise = {row.seed, row.choice, static_cast<uint64_t>(row.position)},
+                    .last_token = row.slot < 0 ? nullptr : step.last_tokens + row.slot,
+                    .drawn = &drawn[i].id});
+    adjusted += changes ? vocab : 0;
     seen += row.seen.size();
     bias += row.bias.size();
     barred += row.barred.size();
     mask += row.mask.size();
   }
-  Check(ptx::Launch({.grid = dim3(static_cast<unsigned>(num_rows)),
-                     .block = dim3(kThreads),
-                     .smem_bytes = (kWarps + kChoicesMax) * sizeof(Key),
-                     .stream = stream_},
-                    SampleKernel, StageArray(rows), static_cast<int>(vocab), samples),
-        "Sample");
-  std::vector<DeviceSample> drawn(on_device.size());
-  CopyToHost(drawn.data(), samples, num_rows * static_cast<int64_t>(sizeof(DeviceSample)));
-  for (size_t i = 0; i < on_device.size(); ++i) {
-    args.tokens[on_device[i]] = {.id = drawn[i].id, .finite = drawn[i].finite != 0};
+  const DeviceSampleRow* staged_rows = StageArray(rows);
+  SendStaged();
+  if (!rows.empty()) {
+    Check(ptx::Launch({.grid = dim3(static_cast<unsigned>(rows.size())),
+                       .block = dim3(kThreads),
+                       .smem_bytes = (kWarps + kChoicesMax) * sizeof(Key),
+                       .stream = stream_},
+                      SampleKernel, staged_rows, static_cast<int>(vocab)),
+          "Sample");
+  }
+  CopyForHostDraws(logits);
+}
+
+void CudaBackend::CopyForHostDraws(const float* logits) {
+  StepPiece& step = steps_[step_index_];
+  const int64_t row_bytes = step.vocab * SizeOf(DType::kF32);
+  const int64_t bytes = std::ssize(step.host_draws) * row_bytes;
+  if (step.host_logits.bytes() < bytes) step.host_logits = AllocatePinned(bytes);
+  auto* copy = static_cast<std::byte*>(step.host_logits.data());
+  for (const HostDraw& draw : step.host_draws) {
+    Check(cudaMemcpyAsync(copy, logits + draw.row.logits_row * step.vocab,
+                          static_cast<size_t>(row_bytes), cudaMemcpyDeviceToHost, stream_),
+          "logits to the host");
+    copy += row_bytes;
   }
 }
 

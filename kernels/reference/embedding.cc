@@ -10,7 +10,15 @@ using namespace reference;  // NOLINT(google-build-using-namespace): the words o
 void ReferenceBackend::DoEmbed(const EmbedArgs& args) {
   const int64_t hidden = args.table.cols;
   for (int64_t t = 0; t < args.ids.dim(0); ++t) {
-    const int32_t id = args.ids.as<int32_t>()[t];
+    int32_t id = args.ids.as<int32_t>()[t];
+    if (id < 0) id = args.last_tokens.as<int32_t>()[-id - 1];
+    for (const int32_t placeholder : args.placeholders) {
+      if (id == placeholder) {
+        id = args.pad_id;
+        break;
+      }
+    }
+    args.resolved_ids.as<int32_t>()[t] = id;
     for (int64_t i = 0; i < hidden; ++i) {
       Put(args.hidden, t * hidden + i, WeightAt(args.table, id, i) * args.scale);
     }

@@ -39,7 +39,7 @@ Row Adjusted(Row logits, const SampleRow& row) {
 }
 
 // Steps 2 to 5 and the draw. All ids sorted by falling logit, lower id first, then cut.
-int32_t Draw(const Row& adjusted, const SampleRow& row) {
+int32_t DrawFrom(const Row& adjusted, const SampleRow& row) {
   std::vector<int32_t> order(adjusted.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(),
@@ -97,25 +97,23 @@ void ReferenceBackend::DoHead(const HeadArgs& args) {
     const Row x =
         RmsNorm(RowOf(args.hidden, args.rows.as<int32_t>()[r]), args.norm_weight, args.eps, dtype);
     Row logits = Linear(args.weight, x, dtype);
-    const auto size = static_cast<float>(x.size());
     for (float& logit : logits) {
-      if (Misread(Misreading::kHeadScaled)) logit *= std::sqrt(size);
+      if (Misread(Misreading::kHeadScaled)) logit *= std::sqrt(static_cast<float>(x.size()));
       logit = Softcap(logit, args.softcap, dtype);
     }
     PutRow(args.logits, r, logits);
   }
 }
 
-void ReferenceBackend::DoSample(const SampleArgs& args) {
+void ReferenceBackend::Draw(const SampleArgs& args, std::span<SampledToken> tokens) {
   for (size_t i = 0; i < args.rows.size(); ++i) {
     const SampleRow& row = args.rows[i];
-    SampledToken& token = args.tokens[i];
-    token = SampledToken{};
+    SampledToken& token = tokens[i];
     const Row logits = RowOf(args.logits, row.logits_row);
     token.finite =
         std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); });
     if (!token.finite) continue;
-    token.id = Draw(Adjusted(logits, row), row);
+    token.id = DrawFrom(Adjusted(logits, row), row);
     if (row.num_logprobs > 0) AddLogprobs(logits, row, token);
   }
 }

@@ -3,11 +3,11 @@
 // run in double, so that the reference stands in the middle of what float32 sums may give.
 #pragma once
 
-#include "kernels/backend.h"
+#include "kernels/host_backend.h"
 
 namespace facet::kernels {
 
-class ReferenceBackend final : public Backend {
+class ReferenceBackend final : public HostBackend {
  public:
   std::string name() const override { return "reference"; }
 
@@ -30,7 +30,7 @@ class ReferenceBackend final : public Backend {
   void DoPleInject(const PleInjectArgs& args) override;
   void DoKeepRows(const KeepRowsArgs& args) override;
   void DoHead(const HeadArgs& args) override;
-  void DoSample(const SampleArgs& args) override;
+  void Draw(const SampleArgs& args, std::span<SampledToken> tokens) override;
 };
 
 }  // namespace facet::kernels

@@ -103,6 +103,17 @@ class Side {
     return tensor.ViewOf<TensorView>(copy);
   }
 
+  // One step that samples.
+  std::vector<SampledToken> Sample(const Tensor& logits,
+                                   std::span<const SampleRow> rows,
+                                   Tensor& last_tokens) {
+    backend_->BeginStep();
+    backend_->Sample({.logits = View(logits), .rows = rows, .last_tokens = View(last_tokens)});
+    StepOutcome outcome = backend_->EndStep()->Wait();
+    Fetch();
+    return std::move(outcome.tokens);
+  }
+
   // The test's report then has a digest of all that was fetched, for cuda_modes_test.py.
   void Fetch() {
     for (const auto& [tensor, copy] : outputs_) {
@@ -207,12 +218,33 @@ TEST_P(ConformanceTest, Embed) {
   const int64_t hidden = Width(2, 200);
   const Packed table = RandomWeight(70, hidden);
   Tensor ids(DType::kI32, {tokens});
-  for (int64_t t = 0; t < tokens; ++t) ids.view().as<int32_t>()[t] = Between(0, 69);
+  // Ids from the host and ids that the step before drew, placeholders among both.
+  for (int64_t t = 0; t < tokens; ++t) {
+    ids.view().as<int32_t>()[t] =
+        static_cast<int32_t>(t % 3 == 2 ? FedToken(Between(0, 5)) : Between(0, 69));
+  }
+  Tensor last_tokens(DType::kI32, {6});
+  for (int slot = 0; slot < 6; ++slot) last_tokens.view().as<int32_t>()[slot] = Between(0, 69);
+  std::vector<int32_t> placeholders = {ids.ints()[0], last_tokens.ints()[0]};
+  if (placeholders[0] < 0 || Between(0, 3) == 0) placeholders.clear();
   Tensor want(dtype_, {tokens, hidden});
   Tensor got(dtype_, {tokens, hidden});
-  reference_->Embed({reference_.View(ids), table.reference, 9.75F, reference_.View(want)});
-  peer_->Embed({peer_.View(ids), table.peer, 9.75F, peer_.View(got)});
+  Tensor want_ids(DType::kI32, {tokens});
+  Tensor got_ids(DType::kI32, {tokens});
+  const auto args = [&](Side& side, Tensor& resolved, Tensor& out) {
+    return EmbedArgs{.ids = side.View(ids),
+                     .last_tokens = side.View(std::as_const(last_tokens)),
+                     .placeholders = placeholders,
+                     .pad_id = 3,
+                     .table = On(side, table),
+                     .scale = 9.75F,
+                     .resolved_ids = side.View(resolved),
+                     .hidden = side.View(out)};
+  };
+  reference_->Embed(args(reference_, want_ids, want));
+  peer_->Embed(args(peer_, got_ids, got));
   peer_.Fetch();
+  EXPECT_EQ(got_ids.ints(), want_ids.ints());
   EXPECT_TRUE(got == want);  // One product, one rounding: no freedom.
 }
 
@@ -318,12 +350,17 @@ TEST_P(ConformanceTest, PagedAttention) {
           .head_dim = head_dim,
           .k_eq_v = k_eq_v,
           .window = window,
-          .batch = side->StageRows(rows),
+          .batch = side->StageRows(rows, {.num_q_heads = q_heads,
+                                          .num_kv_heads = kv_heads,
+                                          .head_dim = head_dim,
+                                          .window = window}),
           .kv = {.base = static_cast<std::byte*>(cache.data()), .block_stride = block_bytes},
           .out = side.View(out)};
     };
     reference_->PagedAttention(args(reference_, qkv, reference_cache, want));
-    peer_->PagedAttention(args(peer_, qkv_copy, peer_cache, got));
+    const PagedAttentionArgs peer_args = args(peer_, qkv_copy, peer_cache, got);
+    peer_->SendStaged();
+    peer_->PagedAttention(peer_args);
     peer_.Fetch();
     ExpectClose(got, want, "attention");
   }
@@ -606,11 +643,15 @@ TEST_P(ConformanceTest, Sample) {
     if (Between(0, 1) == 1) row.mask = mask;
     rows.push_back(row);
   }
-  std::vector<SampledToken> want(rows.size());
-  std::vector<SampledToken> got(rows.size());
-  reference_->Sample({reference_.View(logits), rows, want});
-  peer_->Sample({peer_.View(logits), rows, got});
-  peer_.Fetch();
+  // Slot 2 i is row i's; what nobody draws for stays as it was.
+  Tensor want_last(DType::kI32, {2 * std::ssize(rows)});
+  for (int32_t i = 0; i < want_last.size(); ++i) want_last.view().as<int32_t>()[i] = 1000 + i;
+  for (size_t i = 0; i < rows.size(); i += 2) rows[i].slot = static_cast<int32_t>(2 * i);
+  Tensor got_last = want_last;
+  const std::vector<SampledToken> want = reference_.Sample(logits, rows, want_last);
+  const std::vector<SampledToken> got = peer_.Sample(logits, rows, got_last);
+  EXPECT_EQ(got_last.ints(), want_last.ints());
+  ASSERT_EQ(got.size(), rows.size());
   for (size_t i = 0; i < rows.size(); ++i) {
     ASSERT_EQ(got[i].id, want[i].id) << "row " << i << ", temperature " << rows[i].temperature;
     EXPECT_EQ(got[i].top_ids, want[i].top_ids);
@@ -621,10 +662,12 @@ TEST_P(ConformanceTest, Sample) {
 TEST_P(ConformanceTest, SampleFlagsLogitsThatAreNotFinite) {
   Tensor logits(DType::kF32, {2, 40});
   logits.view().as<float>()[40 + 17] = std::nanf("");
-  const std::vector<SampleRow> rows = {{.logits_row = 0}, {.logits_row = 1}};
+  const std::vector<SampleRow> rows = {{.logits_row = 0, .slot = 0}, {.logits_row = 1, .slot = 1}};
   for (Side* side : {&reference_, &peer_}) {
-    std::vector<SampledToken> tokens(2);
-    (*side)->Sample({side->View(std::as_const(logits)), rows, tokens});
+    Tensor last(DType::kI32, {2});
+    last.view().as<int32_t>()[1] = 17;
+    const std::vector<SampledToken> tokens = side->Sample(logits, rows, last);
+    EXPECT_EQ(last.ints(), (std::vector<int32_t>{tokens[0].id, 17}));
     EXPECT_TRUE(tokens[0].finite);
     EXPECT_FALSE(tokens[1].finite);
     EXPECT_EQ(tokens[1].id, -1);

@@ -3,7 +3,7 @@
 // Tolerance to the reference: both round at the same places, but a sum near a rounding border may
 // fall on either side and the weights of the values are rounded to bf16 before their product: 2.5
 // bf16 steps of the output's scale, as for every op in bf16 (conformance_test.cc). Against itself,
-// with a sequence cut into other chunks or batched with others, bits are equal.
+// with a sequence cut into other chunks, batched with others or replayed, bits are equal.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -57,7 +57,10 @@ using Step = std::vector<Feed>;
 class World {
  public:
   World(const Shape& shape, std::vector<int> history, int new_tokens_max, uint32_t seed)
-      : shape_(shape), history_(std::move(history)), random_(seed), cuda_({}) {
+      : shape_(shape),
+        history_(std::move(history)),
+        random_(seed),
+        cuda_({.compare_replay = ReplayComparison()}) {
     inputs_.resize(history_.size());
     int num_blocks = 1;
     for (size_t s = 0; s < history_.size(); ++s) {
@@ -91,7 +94,15 @@ class World {
 
   Result RunCuda(const std::vector<Step>& steps) { return Run(cuda_, steps); }
 
+  // The same, and no step is a replay of another.
+  Result RunCudaUnrecorded(const std::vector<Step>& steps) {
+    CudaBackend backend({.record_steps = false});
+    return Run(backend, steps);
+  }
+
   Result RunReference(const std::vector<Step>& steps) { return Run(reference_, steps); }
+
+  int64_t num_replays() const { return cuda_.num_replays(); }
 
  private:
   std::vector<Bf16> Random(int64_t count, float deviation, float mean) {
@@ -114,6 +125,28 @@ class World {
     }
   }
 
+  static void CopyTo(Backend& backend, const Buffer& memory, const std::vector<Bf16>& values) {
+    const size_t bytes = values.size() * sizeof(Bf16);
+    if (const auto* cuda = dynamic_cast<CudaBackend*>(&backend)) {
+      // From pageable memory: returns when the values have been read.
+      EXPECT_EQ(cudaMemcpyAsync(memory.data(), values.data(), bytes, cudaMemcpyHostToDevice,
+                                cuda->stream()),
+                cudaSuccess);
+    } else {
+      std::memcpy(memory.data(), values.data(), bytes);
+    }
+  }
+
+  static int64_t NumTokensMax(const std::vector<Step>& steps) {
+    int64_t most = 0;
+    for (const Step& step : steps) {
+      int64_t num_tokens = 0;
+      for (const Feed& feed : step) num_tokens += feed.num_tokens;
+      most = std::max(most, num_tokens);
+    }
+    return most;
+  }
+
   Result Run(Backend& backend, const std::vector<Step>& steps) {
     const auto upload = [&](const std::vector<Bf16>& values) {
       return backend.Upload(ConstTensorView(values.data(), DType::kBf16, {std::ssize(values)}),
@@ -127,6 +160,10 @@ class World {
     Result result;
     result.out.resize(history_.size());
     std::vector<int64_t> fed(history_.size(), 0);
+    // Memory of a step stays where it is, so that steps can be replayed.
+    const int64_t tokens_max = NumTokensMax(steps);
+    const Buffer qkv = upload(std::vector<Bf16>(tokens_max * shape_.Width()));
+    const Buffer device_out = upload(std::vector<Bf16>(tokens_max * shape_.OutWidth()));
     for (const Step& step : steps) {
       backend.BeginStep();
       std::vector<AttentionRow> rows;
@@ -147,25 +184,34 @@ class World {
         num_tokens += feed.num_tokens;
         fed[feed.sequence] += feed.num_tokens;
       }
-      const Buffer qkv = upload(tokens);
+      const AttentionBatch batch = backend.StageRows(rows, {.num_q_heads = shape_.QHeads(),
+                                                            .num_kv_heads = shape_.num_kv_heads,
+                                                            .head_dim = shape_.head_dim,
+                                                            .window = shape_.window});
       std::vector<Bf16> out(int64_t{num_tokens} * shape_.OutWidth(), Bf16{0xffff});
-      const Buffer device_out = upload(out);
-      backend.PagedAttention(
-          {.qkv = TensorView(qkv.data(), DType::kBf16, {num_tokens, shape_.Width()}),
-           .q_norm = ConstTensorView(q_norm.data(), DType::kBf16, {shape_.head_dim}),
-           .k_norm = ConstTensorView(k_norm.data(), DType::kBf16, {shape_.head_dim}),
-           .inv_freq = ConstTensorView(inv_freq.data(), DType::kF32, {shape_.head_dim / 2}),
-           .eps = 1e-6F,
-           .num_q_heads = shape_.QHeads(),
-           .num_kv_heads = shape_.num_kv_heads,
-           .head_dim = shape_.head_dim,
-           .has_kv = shape_.has_kv,
-           .k_eq_v = shape_.k_eq_v,
-           .window = shape_.window,
-           .batch = backend.StageRows(rows),
-           .kv = {.base = static_cast<std::byte*>(cache.data()),
-                  .block_stride = shape_.BlockElements() * SizeOf(DType::kBf16)},
-           .out = TensorView(device_out.data(), DType::kBf16, {num_tokens, shape_.OutWidth()})});
+      CopyTo(backend, qkv, tokens);
+      CopyTo(backend, device_out, out);
+      const PagedAttentionArgs args{
+          .qkv = TensorView(qkv.data(), DType::kBf16, {num_tokens, shape_.Width()}),
+          .q_norm = ConstTensorView(q_norm.data(), DType::kBf16, {shape_.head_dim}),
+          .k_norm = ConstTensorView(k_norm.data(), DType::kBf16, {shape_.head_dim}),
+          .inv_freq = ConstTensorView(inv_freq.data(), DType::kF32, {shape_.head_dim / 2}),
+          .eps = 1e-6F,
+          .num_q_heads = shape_.QHeads(),
+          .num_kv_heads = shape_.num_kv_heads,
+          .head_dim = shape_.head_dim,
+          .has_kv = shape_.has_kv,
+          .k_eq_v = shape_.k_eq_v,
+          .window = shape_.window,
+          .batch = batch,
+          .kv = {.base = static_cast<std::byte*>(cache.data()),
+                 .block_stride = shape_.BlockElements() * SizeOf(DType::kBf16)},
+          .out = TensorView(device_out.data(), DType::kBf16, {num_tokens, shape_.OutWidth()})};
+      std::vector<int64_t> key = {num_tokens};
+      for (const Buffer* buffer : {&qkv, &device_out, &cache, &q_norm, &k_norm, &inv_freq}) {
+        key.push_back(reinterpret_cast<int64_t>(buffer->data()));
+      }
+      backend.RunRecorded(key, [&] { backend.PagedAttention(args); });
       backend.CopyToHost(out.data(), device_out.data(), std::ssize(out) * SizeOf(DType::kBf16));
       for (size_t r = 0; r < rows.size(); ++r) {
         const auto begin = out.begin() + int64_t{rows[r].first_token} * shape_.OutWidth();
@@ -330,7 +376,7 @@ TEST_P(RandomCudaAttentionTest, IsLikeTheReference) {
 
 INSTANTIATE_TEST_SUITE_P(Seeds, RandomCudaAttentionTest, testing::Range(0U, 24U));
 
-TEST(CudaAttentionLaunchTest, TakesMoreRowsThanOneLaunchHolds) {
+TEST(CudaAttentionLaunchTest, TakesHundredsOfRows) {
   UseExecutionOrder(0);
   std::vector<int> history;
   Step step;
@@ -340,6 +386,29 @@ TEST(CudaAttentionLaunchTest, TakesMoreRowsThanOneLaunchHolds) {
   }
   World world({.head_dim = 16}, history, 1, 5);
   ExpectLikeReference(world, {step});
+}
+
+// Steps whose lengths pass the borders of splits, of rows with so many that a kernel of their own
+// folds them, and of the buckets of blocks; sequences come and go.
+TEST(CudaAttentionReplayTest, ReplaysGiveTheBitsOfLaunches) {
+  for (const int64_t window : {0, 300}) {
+    UseExecutionOrder(static_cast<uint32_t>(window));
+    World world({.head_dim = 16, .num_kv_heads = 2, .group = 2, .window = window},
+                {2040, 250, 500, 1}, 30, 9);
+    std::vector<Step> steps;
+    for (int i = 0; i < 30; ++i) {
+      Step step = {{0}, {1}};
+      if (i % 10 < 6) step.push_back({2});
+      if (i >= 15) step.push_back({3});
+      steps.push_back(step);
+    }
+    const World::Result got = world.RunCuda(steps);
+    const World::Result want = world.RunCudaUnrecorded(steps);
+    EXPECT_GE(world.num_replays(), 8);
+    EXPECT_TRUE(got.out == want.out);
+    EXPECT_TRUE(got.cache == want.cache);
+    ExpectLikeReference(world, steps);
+  }
 }
 
 // The same bits however a sequence is cut and whatever runs beside it.

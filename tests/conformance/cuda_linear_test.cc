@@ -143,12 +143,18 @@ class Machine {
 
   ConstTensorView Ints(const std::vector<int32_t>& ints) {
     staged_.push_back(ints);
-    return backend_.StageInts(staged_.back());
+    const ConstTensorView staged = backend_.StageInts(staged_.back());
+    backend_.SendStaged();
+    return staged;
   }
 
   TensorView Empty(DType dtype, int64_t rows, int64_t width) {
     buffers_.push_back(backend_.Allocate(rows * width * SizeOf(dtype)));
     return TensorView(buffers_.back().data(), dtype, {rows, width});
+  }
+
+  TensorView EmptyInts(int64_t count) {
+    return TensorView(Empty(DType::kI32, count, 1).raw(), DType::kI32, {count});
   }
 
   Output Fetch(const char* name, const TensorView& view) {
@@ -186,7 +192,11 @@ using Op = std::vector<Output> (*)(Machine& m);
 std::vector<Output> Embed(Machine& m) {
   const int64_t hidden = m.shape().hidden;
   const TensorView out = m.Empty(DType::kBf16, m.count(), hidden);
-  m.backend().Embed({m.Ids(), m.Weight("embedding", kVocab, hidden), 9.75F, out});
+  m.backend().Embed({.ids = m.Ids(),
+                     .table = m.Weight("embedding", kVocab, hidden),
+                     .scale = 9.75F,
+                     .resolved_ids = m.EmptyInts(m.count()),
+                     .hidden = out});
   return {m.Fetch("hidden", out)};
 }
 

@@ -1,6 +1,7 @@
 #include <cstdlib>
 
 #include "tests/conformance/execution_order.h"
+#include "tests/support/cuda_emulator/runtime.h"
 #include "tests/support/cuda_emulator/scheduler.h"
 
 namespace facet::kernels {
@@ -16,6 +17,10 @@ void UseExecutionOrder(uint32_t seed) {
                                          Options::Copies::kMixed, Options::Copies::kLazy};
   cuda_emulator::options() = {
       .order = kOrders[seed % 3], .copies = kCopies[seed % 4], .seed = seed};
+}
+
+std::function<std::string(cudaGraphExec_t, cudaGraph_t)> ReplayComparison() {
+  return cuda_emulator::FirstDifference;
 }
 
 }  // namespace facet::kernels

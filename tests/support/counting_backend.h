@@ -1,16 +1,18 @@
-// A backend that passes every op on and counts the rows that MlpDown is called with: one for each
-// token and layer that was run.
+// A host backend that passes every op on and counts the rows that MlpDown is called with: one for
+// each token and layer that was run.
 #pragma once
 
+#include <algorithm>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 
-#include "kernels/backend.h"
+#include "kernels/host_backend.h"
 
 namespace facet::test {
 
-class CountingBackend final : public kernels::Backend {
+class CountingBackend final : public kernels::HostBackend {
  public:
   explicit CountingBackend(std::unique_ptr<kernels::Backend> inner) : inner_(std::move(inner)) {}
 
@@ -65,7 +67,12 @@ class CountingBackend final : public kernels::Backend {
 
   void DoHead(const kernels::HeadArgs& args) override { inner_->Head(args); }
 
-  void DoSample(const kernels::SampleArgs& args) override { inner_->Sample(args); }
+  void Draw(const kernels::SampleArgs& args, std::span<kernels::SampledToken> tokens) override {
+    inner_->BeginStep();
+    inner_->Sample(args);
+    kernels::StepOutcome outcome = inner_->EndStep()->Wait();
+    std::move(outcome.tokens.begin(), outcome.tokens.end(), tokens.begin());
+  }
 
   std::unique_ptr<kernels::Backend> inner_;
   int64_t layer_tokens_ = 0;

@@ -3,6 +3,10 @@
 // One ticket may be in flight while the next step is planned: Submit(a), plan b, Submit(b),
 // Await(a), … is legal, more than two unawaited tickets are not. Steps run in the order of Submit.
 // Nothing that a ticket refers to (blocks, slots) may be freed or reused before its Await.
+//
+// On a device b is enqueued while a runs, so that nothing is idle between them, unless a has a row
+// whose draw the host must see first: one with a penalty (its tokens are counted), with
+// log-probabilities, or with a top_p over more candidates than the device sorts.
 #pragma once
 
 #include <cstdint>

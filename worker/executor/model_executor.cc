@@ -4,7 +4,7 @@
 #include <cstdlib>
 
 #include "base/check.h"
-#include "base/clock.h"
+#include "worker/model/device_bytes.h"
 #include "worker/model/model_shape.h"
 #include "worker/model/random_checkpoint.h"
 
@@ -75,6 +75,22 @@ StatusOr<std::pair<Gemma4Config, Checkpoint>> OpenModel(const std::string& model
   return std::pair(std::move(config), std::move(checkpoint));
 }
 
+// Refuses what does not fit in the device's memory, before anything is loaded.
+Status CheckFits(const ModelExecutorOptions& options,
+                 const Gemma4Config& config,
+                 const kernels::Backend& backend) {
+  const kernels::MemoryOffer offer = backend.Memory();
+  const DeviceBytes bytes =
+      BytesNeeded(config, options.dtype, options.step_tokens_max, options.running_max);
+  const int64_t weights = bytes.weights + (offer.holds_tables ? bytes.tables : 0);
+  const int64_t needed = weights + bytes.buffers + options.kv_bytes;
+  if (needed <= offer.free_bytes) return absl::OkStatus();
+  return ResourceExhausted(options.model_directory, " needs ", needed, " bytes of ", backend.name(),
+                           " memory: ", weights, " for weights, ", options.kv_bytes,
+                           " for the KV cache, ", bytes.buffers, " for a step's buffers; ",
+                           offer.free_bytes, " are free");
+}
+
 }  // namespace
 
 StatusOr<std::unique_ptr<ModelExecutor>> ModelExecutor::Create(
@@ -87,6 +103,7 @@ StatusOr<std::unique_ptr<ModelExecutor>> ModelExecutor::Create(
   }
   FACET_ASSIGN_OR_RETURN(auto source, OpenModel(options.model_directory));
   auto& [config, checkpoint] = source;
+  FACET_RETURN_IF_ERROR(CheckFits(options, config, *backend));
   const std::vector<KvLayerShape> shapes = Gemma4::KvShapes(config, options.dtype);
   FACET_ASSIGN_OR_RETURN(const KvLayout layout,
                          PlanKvLayout(shapes, config.window, options.kv_bytes));
@@ -153,82 +170,101 @@ void ModelExecutor::ProvideMask(Ticket ticket, int32_t row, std::span<const uint
 }
 
 StepResult ModelExecutor::Await(Ticket ticket) {
+  Job* job = nullptr;
+  bool collected = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    FACET_CHECK(!jobs_.empty() && jobs_.front()->ticket == ticket) << "awaited out of order";
+    job = jobs_.front().get();
+    mutex_.Await(absl::Condition(&job->enqueued));
+    collected = job->collected;
+  }
+  if (!collected) Collect(*job);
+  StepResult result = std::move(job->result);
   absl::MutexLock lock(&mutex_);
-  FACET_CHECK(!jobs_.empty() && jobs_.front()->ticket == ticket) << "awaited out of order";
-  mutex_.Await(absl::Condition(&jobs_.front()->done));
-  StepResult result = std::move(jobs_.front()->result);
   jobs_.pop_front();
   return result;
 }
 
 void ModelExecutor::DeviceMain() {
-  while (true) {
-    Job* job = nullptr;
-    {
-      absl::MutexLock lock(&mutex_);
-      const auto ready = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
-        return ending_ || next_to_run_ < next_ticket_;
-      };
-      mutex_.Await(absl::Condition(&ready));
-      if (ending_) return;
-      for (const std::unique_ptr<Job>& waiting : jobs_) {
-        if (waiting->ticket == next_to_run_) job = waiting.get();
-      }
-      ++next_to_run_;
-    }
-    StepResult result = Run(*job);
+  while (Job* job = NextJob()) {
+    Enqueue(*job);
+    // The next step needs what only the host can tell: counts of tokens, or the tokens themselves.
+    const bool collect = job->step->draws_on_host() || job->counts;
+    if (collect) Collect(*job);
     absl::MutexLock lock(&mutex_);
-    job->result = std::move(result);
-    job->done = true;
+    job->collected = collect;
+    job->enqueued = true;
   }
 }
 
-StepResult ModelExecutor::Run(Job& job) {
-  const int64_t start_ns = Clock::Real().NowNs();
+ModelExecutor::Job* ModelExecutor::NextJob() {
+  absl::MutexLock lock(&mutex_);
+  const auto ready = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+    return ending_ || next_to_run_ < next_ticket_;
+  };
+  mutex_.Await(absl::Condition(&ready));
+  if (ending_) return nullptr;
+  const Ticket ticket = next_to_run_++;
+  for (const std::unique_ptr<Job>& waiting : jobs_) {
+    if (waiting->ticket == ticket) return waiting.get();
+  }
+  FACET_CHECK(false) << "no ticket" << ticket;
+  return nullptr;
+}
+
+void ModelExecutor::Enqueue(Job& job) {
   const StepBatch& batch = job.batch;
+  backend_->BeginStep();
   std::vector<int32_t> ids = batch.token_ids;
   for (const BatchRow& row : batch.rows) {
     if (row.slot_state.has_value()) sampler_->SetSlot(row.slot, *row.slot_state);
-    if (row.token_is_last_sample) ids[row.first_token] = sampler_->last_token(row.slot);
+    if (row.token_is_last_sample) ids[row.first_token] = kernels::FedToken(row.slot);
   }
   const GeometryRows sliding = RowsOf(batch, KvGeometry::kSliding, *kv_);
   const GeometryRows full = RowsOf(batch, KvGeometry::kFull, *kv_);
   const LogitsPlan plan = PlanLogits(batch);
   const kernels::ConstTensorView logits = model_->Forward({.ids = ids,
+                                                           .last_tokens = sampler_->last_tokens(),
                                                            .sliding_rows = sliding.rows,
                                                            .full_rows = full.rows,
                                                            .logits_rows = plan.tokens},
                                                           *kv_);
   AwaitMasks(job);
 
-  StepResult result;
-  result.rows.resize(batch.rows.size());
-  std::vector<Sampler::Draw> draws;
-  std::vector<size_t> drawn_rows;
   for (size_t i = 0; i < batch.rows.size(); ++i) {
     const BatchRow& row = batch.rows[i];
     if (!row.sample || plan.last_of_row[i] < 0) continue;
-    draws.push_back({.slot = row.slot,
-                     .logits_row = plan.last_of_row[i],
-                     .position = row.first_position + row.num_tokens,
-                     .mask = job.masks[i]});
-    drawn_rows.push_back(i);
+    job.draws.push_back({.slot = row.slot,
+                         .logits_row = plan.last_of_row[i],
+                         .position = row.first_position + row.num_tokens,
+                         .mask = job.masks[i]});
+    job.drawn_rows.push_back(i);
   }
-  std::vector<kernels::SampledToken> tokens = sampler_->Sample(logits, draws);
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    result.rows[drawn_rows[i]] = {.token = tokens[i].id,
-                                  .finite = tokens[i].finite,
-                                  .logprob = tokens[i].logprob,
-                                  .top_ids = std::move(tokens[i].top_ids),
-                                  .top_logprobs = std::move(tokens[i].top_logprobs)};
-  }
+  sampler_->Sample(logits, job.draws);
   if (batch.return_logits) {
-    result.logits.resize(static_cast<size_t>(logits.num_elements()));
-    backend_->CopyToHost(result.logits.data(), logits.raw(),
+    // Waits: the next step overwrites them.
+    job.result.logits.resize(static_cast<size_t>(logits.num_elements()));
+    backend_->CopyToHost(job.result.logits.data(), logits.raw(),
                          logits.num_elements() * kernels::SizeOf(logits.dtype()));
   }
-  result.device_ns = Clock::Real().NowNs() - start_ns;
-  return result;
+  job.counts = sampler_->Counts(job.draws);
+  job.step = backend_->EndStep();
+}
+
+void ModelExecutor::Collect(Job& job) {
+  kernels::StepOutcome outcome = job.step->Wait();
+  if (job.counts) sampler_->Count(job.draws, outcome.tokens);
+  job.result.device_ns = outcome.device_ns;
+  job.result.rows.resize(job.batch.rows.size());
+  for (size_t i = 0; i < outcome.tokens.size(); ++i) {
+    kernels::SampledToken& token = outcome.tokens[i];
+    job.result.rows[job.drawn_rows[i]] = {.token = token.id,
+                                          .finite = token.finite,
+                                          .logprob = token.logprob,
+                                          .top_ids = std::move(token.top_ids),
+                                          .top_logprobs = std::move(token.top_logprobs)};
+  }
 }
 
 void ModelExecutor::AwaitMasks(Job& job) {

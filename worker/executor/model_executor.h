@@ -1,8 +1,11 @@
 // The real model on a backend: resolves a step's tokens, runs the forward pass, samples.
 //
-// Life of a ticket: submitted → running on the device thread → done → awaited. Submit copies the
-// batch and returns at once; the device thread works through tickets in order, so that the engine
-// plans the next step meanwhile. A row whose token is "this slot's last sample" is resolved there.
+// Life of a ticket: submitted → enqueued by the device thread → collected → awaited. Submit copies
+// the batch and returns at once; the device thread calls the ops of ticket after ticket, and a row
+// whose token is "this slot's last sample" takes it from device memory. Await collects: it waits
+// for the step's end. A step that the host must see before it can go on with the next one is
+// collected by the device thread. On a host backend ops have ended when they return, by the same
+// path.
 #pragma once
 
 #include <cstdint>
@@ -61,14 +64,25 @@ class ModelExecutor final : public Executor {
     // By row; filled by ProvideMask.
     std::vector<std::vector<uint32_t>> masks;
     int32_t masks_missing = 0;
-    bool done = false;
+    std::vector<Sampler::Draw> draws;
+    std::vector<size_t> drawn_rows;  // Of batch.rows, one for each draw.
+    bool counts = false;             // The sampler must be told what was drawn.
+    std::unique_ptr<kernels::StepInFlight> step;
     StepResult result;
+    // Of the two halves, both set under mutex_.
+    bool enqueued = false;
+    bool collected = false;
   };
 
   ModelExecutor(std::unique_ptr<kernels::Backend> backend, ExecutorInfo info);
 
   void DeviceMain();
-  StepResult Run(Job& job);
+  // The next job to enqueue; null when ending.
+  Job* NextJob();
+  // Calls the ops of the step and waits for nothing but masks.
+  void Enqueue(Job& job);
+  // Waits for the step's end and fills the result.
+  void Collect(Job& job);
   // Waits for the job's masks.
   void AwaitMasks(Job& job);
 

@@ -1,6 +1,7 @@
 #include "worker/model/gemma4.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <numeric>
 #include <optional>
@@ -66,15 +67,18 @@ std::vector<AttentionRow> RowsOfTokens(std::span<const AttentionRow> rows,
 
 // Owns what peers that read host memory read until the step's end.
 struct WantedTokens {
-  WantedTokens(const ForwardInput& input, kernels::Backend& backend)
+  WantedTokens(const ForwardInput& input,
+               const kernels::AttentionShape& sliding,
+               const kernels::AttentionShape& full,
+               kernels::Backend& backend)
       : sliding_rows(RowsOfTokens(input.sliding_rows, input.logits_rows)),
         full_rows(RowsOfTokens(input.full_rows, input.logits_rows)),
         places(input.logits_rows.size()) {
     std::iota(places.begin(), places.end(), 0);
     tokens = backend.StageInts(input.logits_rows);
     logits_rows = backend.StageInts(places);
-    sliding_batch = backend.StageRows(sliding_rows);
-    full_batch = backend.StageRows(full_rows);
+    sliding_batch = backend.StageRows(sliding_rows, sliding);
+    full_batch = backend.StageRows(full_rows, full);
   }
 
   int64_t num_tokens() const { return static_cast<int64_t>(places.size()); }
@@ -97,7 +101,8 @@ Gemma4::Gemma4(const Gemma4Config& config,
       weights_(std::move(weights)),
       dtype_(dtype),
       backend_(backend),
-      buffers_(config, dtype, backend, step_tokens_max),
+      buffers_(
+          config, dtype, [&](int64_t bytes) { return backend.Allocate(bytes); }, step_tokens_max),
       sliding_inv_freq_(UploadFrequencies(config.sliding_rope, config.layers, false, backend)),
       full_inv_freq_(UploadFrequencies(config.full_rope, config.layers, true, backend)) {}
 
@@ -116,31 +121,47 @@ std::vector<KvLayerShape> Gemma4::KvShapes(const Gemma4Config& config, DType dty
 ConstTensorView Gemma4::Forward(const ForwardInput& input, const KvCache& kv) {
   const auto num_tokens = static_cast<int64_t>(input.ids.size());
   FACET_CHECK_LE(num_tokens, buffers_.step_tokens_max);
-  backend_.BeginStep();
-  StepState state{.buffers = buffers_,
-                  .num_tokens = num_tokens,
-                  .sliding_batch = backend_.StageRows(input.sliding_rows),
-                  .full_batch = backend_.StageRows(input.full_rows)};
-  state.hidden = state.View(buffers_.hidden, config_.hidden);
-  state.branch = state.View(buffers_.branch, config_.hidden);
-
+  const ConstTensorView ids = backend_.StageInts(input.ids);
   const int32_t kv_end = config_.kv_layers_end();
   std::optional<WantedTokens> wanted;
   if (kv_end < config_.num_layers && input.logits_rows.size() < input.ids.size()) {
-    wanted.emplace(input, backend_);
+    wanted.emplace(input, AttentionShapeOf(/*full=*/false), AttentionShapeOf(/*full=*/true),
+                   backend_);
   }
   const ConstTensorView logits_rows =
       wanted ? wanted->logits_rows : backend_.StageInts(input.logits_rows);
+  StepState state{
+      .buffers = buffers_,
+      .num_tokens = num_tokens,
+      .sliding_batch = backend_.StageRows(input.sliding_rows, AttentionShapeOf(/*full=*/false)),
+      .full_batch = backend_.StageRows(input.full_rows, AttentionShapeOf(/*full=*/true))};
+  backend_.SendStaged();
+  state.hidden = state.View(buffers_.hidden, config_.hidden);
+  state.branch = state.View(buffers_.branch, config_.hidden);
+  const TensorView logits = LogitsFor(logits_rows.dim(0));
 
-  Embed(input, state);
-  for (int32_t i = 0; i < config_.num_layers; ++i) {
-    if (wanted && i == kv_end) {
-      if (wanted->num_tokens() == 0) break;
-      KeepWanted(*wanted, state);
+  const auto layers = [&] {
+    Embed(ids, input.last_tokens, state);
+    for (int32_t i = 0; i < config_.num_layers; ++i) {
+      if (wanted && i == kv_end) {
+        if (wanted->num_tokens() == 0) return;
+        KeepWanted(*wanted, state);
+      }
+      Layer(i, state, kv);
     }
-    Layer(i, state, kv);
+    Head(logits_rows, state, logits);
+  };
+  // Steps of one token for each sequence come again and again; others are of all shapes.
+  const size_t num_rows = std::max(input.sliding_rows.size(), input.full_rows.size());
+  if (static_cast<int64_t>(num_rows) == num_tokens && !wanted) {
+    const auto address = [](const void* memory) { return reinterpret_cast<int64_t>(memory); };
+    backend_.RunRecorded({{num_tokens, address(logits.raw()), address(input.last_tokens.raw()),
+                           address(kv.View(0).base), address(buffers_.hidden.data())}},
+                         layers);
+  } else {
+    layers();
   }
-  return Head(logits_rows, state);
+  return logits;
 }
 
 void Gemma4::KeepWanted(const WantedTokens& wanted, StepState& state) {
@@ -161,24 +182,49 @@ void Gemma4::KeepWanted(const WantedTokens& wanted, StepState& state) {
   state.ple = keep(state.ple, wanted_ple_);
 }
 
-// Placeholder ids of images, audio and video are embedded as pad in text, in both tables.
-void Gemma4::Embed(const ForwardInput& input, StepState& state) {
-  embedded_ids_.assign(input.ids.begin(), input.ids.end());
-  for (int32_t& id : embedded_ids_) {
-    const auto& placeholders = config_.placeholder_ids;
-    const bool placeholder =
-        std::find(placeholders.begin(), placeholders.end(), id) != placeholders.end();
-    if (placeholder && !Misread(Misreading::kPlaceholderKept)) id = config_.pad_id;
+kernels::AttentionShape Gemma4::AttentionShapeOf(bool full) const {
+  for (const LayerShape& layer : config_.layers) {
+    if (layer.full != full) continue;
+    return {.num_q_heads = config_.num_q_heads,
+            .num_kv_heads = layer.num_kv_heads,
+            .head_dim = layer.head_dim,
+            .window = full ? 0 : config_.window};
   }
-  const ConstTensorView ids = backend_.StageInts(embedded_ids_);
+  return {};
+}
+
+TensorView Gemma4::LogitsFor(int64_t num_rows) {
+  const int64_t row_bytes = config_.vocab * kernels::SizeOf(DType::kF32);
+  // In powers of two, so that a batch that grows does not move them with each row.
+  const auto rows = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(num_rows)));
+  if (logits_.bytes() < num_rows * row_bytes) {
+    logits_ = kernels::Buffer();
+    logits_ = backend_.Allocate(std::min<int64_t>(rows, buffers_.step_tokens_max) * row_bytes);
+  }
+  return TensorView(logits_.data(), DType::kF32, {num_rows, config_.vocab});
+}
+
+void Gemma4::Embed(const ConstTensorView& ids,
+                   const ConstTensorView& last_tokens,
+                   StepState& state) {
   float scale = kernels::RoundTo(dtype_, std::sqrt(static_cast<float>(config_.hidden)));
   if (Misread(Misreading::kEmbeddingScaleIgnored)) scale = 1;
   if (Misread(Misreading::kEmbeddingScaleRounded)) scale = kernels::RoundToBf16(scale);
-  backend_.Embed({.ids = ids, .table = weights_.embedding, .scale = scale, .hidden = state.hidden});
+  std::span<const int32_t> placeholders = config_.placeholder_ids;
+  if (Misread(Misreading::kPlaceholderKept)) placeholders = {};
+  const TensorView resolved(buffers_.ids.data(), DType::kI32, {state.num_tokens});
+  backend_.Embed({.ids = ids,
+                  .last_tokens = last_tokens,
+                  .placeholders = placeholders,
+                  .pad_id = config_.pad_id,
+                  .table = weights_.embedding,
+                  .scale = scale,
+                  .resolved_ids = resolved,
+                  .hidden = state.hidden});
   if (config_.has_ple()) {
     state.ple =
         state.View(buffers_.ple, static_cast<int64_t>(config_.num_layers) * config_.ple_size);
-    PerLayerInputs(backend_, config_, weights_, ids, state);
+    PerLayerInputs(backend_, config_, weights_, resolved, state);
   }
 }
 
@@ -200,11 +246,7 @@ void Gemma4::Layer(int32_t i, StepState& state, const KvCache& kv) {
   if (config_.has_ple()) InjectPerLayerInput(backend_, config_, i, weights, state);
 }
 
-ConstTensorView Gemma4::Head(const ConstTensorView& rows, const StepState& state) {
-  const int64_t num_rows = rows.dim(0);
-  const int64_t bytes = num_rows * config_.vocab * kernels::SizeOf(DType::kF32);
-  if (logits_.bytes() < bytes) logits_ = backend_.Allocate(bytes);
-  const TensorView logits(logits_.data(), DType::kF32, {num_rows, config_.vocab});
+void Gemma4::Head(const ConstTensorView& rows, const StepState& state, const TensorView& logits) {
   backend_.Head({.hidden = state.hidden,
                  .norm_weight = weights_.final_norm.view,
                  .weight = weights_.head_weight(),
@@ -212,7 +254,6 @@ ConstTensorView Gemma4::Head(const ConstTensorView& rows, const StepState& state
                  .logits = logits,
                  .eps = config_.eps,
                  .softcap = config_.softcap});
-  return logits;
 }
 
 }  // namespace facet::worker

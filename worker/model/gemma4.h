@@ -18,9 +18,11 @@
 
 namespace facet::worker {
 
-// The tokens of one step, already resolved: ids known, block ids turned into offsets.
+// The tokens of one step; block ids are turned into offsets. What the spans name must live until
+// the backend's EndStep.
 struct ForwardInput {
-  std::span<const int32_t> ids;
+  std::span<const int32_t> ids;          // As Embed takes them: FedToken(slot) is one, too.
+  kernels::ConstTensorView last_tokens;  // [num_slots], i32
   // The same rows for each geometry; only the block tables differ.
   std::span<const kernels::AttentionRow> sliding_rows;
   std::span<const kernels::AttentionRow> full_rows;
@@ -44,17 +46,27 @@ class Gemma4 {
   // What each layer stores of a token, for the KV cache.
   static std::vector<KvLayerShape> KvShapes(const Gemma4Config& config, kernels::DType dtype);
 
-  // Runs every layer over at most step_tokens_max tokens. Returns [logits_rows, vocab], f32, valid
-  // until the next call. Behind the last layer that stores keys and values only the tokens that
-  // want logits go on (of E4B's 42 layers a prompt's other tokens see 24): their bits are those of
-  // the full pass. Source: transformers 5.23.0, Gemma4TextModel._maybe_slice_kv_shared_inputs.
+  // Runs every layer over at most step_tokens_max tokens, inside a step of the backend. Returns
+  // [logits_rows, vocab], f32, valid until the next call. Behind the last layer that stores keys
+  // and values only the tokens that want logits go on (of E4B's 42 layers a prompt's other tokens
+  // see 24): their bits are those of the full pass. Source: transformers 5.23.0,
+  // Gemma4TextModel._maybe_slice_kv_shared_inputs.
   kernels::ConstTensorView Forward(const ForwardInput& input, const KvCache& kv);
 
  private:
-  void Embed(const ForwardInput& input, StepState& state);
+  // What the layers of one geometry share; none is left out where there are no such layers.
+  kernels::AttentionShape AttentionShapeOf(bool full) const;
+  // [num_rows, vocab], f32; moves when it grows.
+  kernels::TensorView LogitsFor(int64_t num_rows);
+
+  void Embed(const kernels::ConstTensorView& ids,
+             const kernels::ConstTensorView& last_tokens,
+             StepState& state);
   void KeepWanted(const WantedTokens& wanted, StepState& state);
   void Layer(int32_t i, StepState& state, const KvCache& kv);
-  kernels::ConstTensorView Head(const kernels::ConstTensorView& rows, const StepState& state);
+  void Head(const kernels::ConstTensorView& rows,
+            const StepState& state,
+            const kernels::TensorView& logits);
 
   const Gemma4Config config_;
   const Gemma4Weights weights_;
@@ -63,7 +75,6 @@ class Gemma4 {
   StepBuffers buffers_;
   DeviceVector sliding_inv_freq_;
   DeviceVector full_inv_freq_;
-  std::vector<int32_t> embedded_ids_;
   kernels::Buffer wanted_ple_;
   kernels::Buffer logits_;
 };

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "base/file.h"
+#include "kernels/embedding.h"
 #include "kernels/misreading.h"
 
 namespace facet::worker {
@@ -350,6 +351,11 @@ StatusOr<Gemma4Config> ParseGemma4Config(std::string_view config_json) {
   if (!config.flat) {
     for (const char* key : {"image_token_id", "audio_token_id", "video_token_id"}) {
       for (const int32_t id : top.Ids(key)) config.placeholder_ids.push_back(id);
+    }
+    if (config.placeholder_ids.size() > kernels::kPlaceholdersMax) {
+      return InvalidArgument("config.json names ", config.placeholder_ids.size(),
+                             " ids of images, audio and video; at most ",
+                             kernels::kPlaceholdersMax);
     }
   }
   if (!top.status().ok()) return top.status();

@@ -6,7 +6,7 @@ namespace facet::worker {
 
 StepBuffers::StepBuffers(const Gemma4Config& config,
                          kernels::DType activations,
-                         kernels::Backend& backend,
+                         const Allocate& allocate_bytes,
                          int32_t tokens_max)
     : step_tokens_max(tokens_max), dtype(activations) {
   int64_t qkv_width = 0;
@@ -20,9 +20,10 @@ StepBuffers::StepBuffers(const Gemma4Config& config,
     intermediate = std::max<int64_t>(intermediate, layer.intermediate);
   }
   const auto allocate = [&](int64_t width, int64_t element_bytes) {
-    return backend.Allocate(tokens_max * width * element_bytes);
+    return allocate_bytes(tokens_max * width * element_bytes);
   };
   const int64_t element = kernels::SizeOf(dtype);
+  ids = allocate(1, kernels::SizeOf(kernels::DType::kI32));
   hidden = allocate(config.hidden, element);
   branch = allocate(config.hidden, element);
   qkv = allocate(qkv_width, element);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 
 #include "kernels/attention.h"
@@ -12,13 +13,16 @@ namespace facet::worker {
 
 // Owns the memory.
 struct StepBuffers {
+  using Allocate = std::function<kernels::Buffer(int64_t bytes)>;
+
   StepBuffers(const Gemma4Config& config,
               kernels::DType dtype,
-              kernels::Backend& backend,
+              const Allocate& allocate,
               int32_t step_tokens_max);
 
   int32_t step_tokens_max;
   kernels::DType dtype;
+  kernels::Buffer ids;           // [tokens], i32: what is embedded
   kernels::Buffer hidden;        // [tokens, hidden]
   kernels::Buffer branch;        // [tokens, hidden]: what attention or feed-forward adds
   kernels::Buffer qkv;           // [tokens, widest projection]

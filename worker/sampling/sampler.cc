@@ -1,12 +1,16 @@
 #include "worker/sampling/sampler.h"
 
+#include <algorithm>
+
 namespace facet::worker {
 
 using kernels::SampledToken;
 using kernels::SampleRow;
 
 Sampler::Sampler(kernels::Backend& backend, int32_t num_slots)
-    : backend_(backend), slots_(num_slots) {}
+    : backend_(backend),
+      slots_(num_slots),
+      last_tokens_(backend.Allocate(num_slots * kernels::SizeOf(kernels::DType::kI32))) {}
 
 void Sampler::SetSlot(int32_t slot_id, const SlotState& state) {
   Slot slot;
@@ -21,19 +25,24 @@ void Sampler::SetSlot(int32_t slot_id, const SlotState& state) {
   slots_[slot_id] = std::move(slot);
 }
 
-std::vector<SampledToken> Sampler::Sample(const kernels::ConstTensorView& logits,
-                                          std::span<const Draw> draws) {
+void Sampler::Sample(const kernels::ConstTensorView& logits, std::span<const Draw> draws) {
   std::vector<SampleRow> rows;
   for (const Draw& draw : draws) rows.push_back(RowFor(draw));
-  std::vector<SampledToken> tokens(draws.size());
-  backend_.Sample({.logits = logits, .rows = rows, .tokens = tokens});
+  backend_.Sample({.logits = logits, .rows = rows, .last_tokens = LastTokens()});
+}
+
+bool Sampler::Counts(std::span<const Draw> draws) const {
+  return std::any_of(draws.begin(), draws.end(),
+                     [this](const Draw& draw) { return slots_[draw.slot].params.HasPenalty(); });
+}
+
+void Sampler::Count(std::span<const Draw> draws, std::span<const SampledToken> tokens) {
   for (size_t i = 0; i < draws.size(); ++i) {
     Slot& slot = slots_[draws[i].slot];
-    if (!tokens[i].finite) continue;
-    slot.last_token = tokens[i].id;
-    if (slot.params.HasPenalty()) CountToken(slot, tokens[i].id, /*generated=*/true);
+    if (tokens[i].finite && slot.params.HasPenalty()) {
+      CountToken(slot, tokens[i].id, /*generated=*/true);
+    }
   }
-  return tokens;
 }
 
 void Sampler::CountToken(Slot& slot, int32_t id, bool generated) {
@@ -63,7 +72,8 @@ SampleRow Sampler::RowFor(const Draw& draw) const {
           .seed = params.seed,
           .choice = params.choice,
           .position = draw.position,
-          .num_logprobs = params.num_logprobs};
+          .num_logprobs = params.num_logprobs,
+          .slot = draw.slot};
 }
 
 }  // namespace facet::worker

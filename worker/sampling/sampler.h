@@ -1,8 +1,9 @@
 // Sampling state of every slot, and the rows that the Sample op is called with.
 //
-// A slot's state begins with the SlotState of the row that takes it and follows the tokens it
-// draws. Noise is a function of (seed, choice, position, vocabulary id): nothing here remembers a
-// draw.
+// A slot's state begins with the SlotState of the row that takes it; where a penalty is set it
+// counts the tokens that the slot draws. The last token of a slot lies in device memory, for the
+// next step's Embed. Noise is a function of (seed, choice, position, vocabulary id): nothing here
+// remembers a draw.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +22,8 @@ class Sampler {
 
   void SetSlot(int32_t slot, const SlotState& state);
 
-  // The token a slot drew last.
-  int32_t last_token(int32_t slot) const { return slots_[slot].last_token; }
+  // [num_slots], i32, in device memory: what each slot drew last.
+  kernels::ConstTensorView last_tokens() const { return LastTokens(); }
 
   struct Draw {
     int32_t slot = 0;
@@ -31,15 +32,17 @@ class Sampler {
     std::span<const uint32_t> mask;
   };
 
-  // Draws for each; the slots' counts and last tokens move on.
-  std::vector<kernels::SampledToken> Sample(const kernels::ConstTensorView& logits,
-                                            std::span<const Draw> draws);
+  // Enqueues the draws of one step.
+  void Sample(const kernels::ConstTensorView& logits, std::span<const Draw> draws);
+
+  // Whether the slots must be told what was drawn, by Count, before they draw again.
+  bool Counts(std::span<const Draw> draws) const;
+  void Count(std::span<const Draw> draws, std::span<const kernels::SampledToken> tokens);
 
  private:
   struct Slot {
     SamplingParams params;
     int64_t prompt_tokens = 0;
-    int32_t last_token = -1;
     std::vector<kernels::SampleRow::Seen> seen;  // Kept only if a penalty is set.
     std::unordered_map<int32_t, size_t> seen_index;
     std::vector<kernels::SampleRow::Bias> bias;
@@ -48,8 +51,13 @@ class Sampler {
   static void CountToken(Slot& slot, int32_t id, bool generated);
   kernels::SampleRow RowFor(const Draw& draw) const;
 
+  kernels::TensorView LastTokens() const {
+    return kernels::TensorView(last_tokens_.data(), kernels::DType::kI32, {std::ssize(slots_)});
+  }
+
   kernels::Backend& backend_;
   std::vector<Slot> slots_;
+  kernels::Buffer last_tokens_;
 };
 
 }  // namespace facet::worker

@@ -79,7 +79,10 @@ Cache MakeCache(Bench& bench, const AttentionCase& c, int64_t block_values, std:
                           .first_block = static_cast<int32_t>(first_block)});
   }
   for (size_t s = 0; s < cache.rows.size(); ++s) cache.rows[s].blocks = cache.tables[s];
-  cache.batch = bench.backend().StageRows(cache.rows);
+  cache.batch = bench.backend().StageRows(cache.rows, {.num_q_heads = c.num_q_heads,
+                                                       .num_kv_heads = c.num_kv_heads,
+                                                       .head_dim = c.head_dim,
+                                                       .window = c.window});
   return cache;
 }
 
@@ -101,6 +104,7 @@ void Run(Bench& bench, const AttentionCase& c) {
   while (caches.size() < caches.capacity()) {
     caches.push_back(MakeCache(bench, c, block_values, random));
   }
+  bench.backend().SendStaged();
   kernels::PagedAttentionArgs args{
       .qkv = bench.RandomTensor({num_tokens, num_heads_in * c.head_dim}),
       .q_norm = bench.Constant(DType::kBf16, c.head_dim, 1),

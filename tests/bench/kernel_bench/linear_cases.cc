@@ -172,6 +172,7 @@ void RunHead(Bench& bench, const ModelShape& shape) {
                 const kernels::ConstTensorView x = bench.RandomTensor({tokens, hidden});
                 const kernels::ConstTensorView norm = bench.Constant(DType::kBf16, hidden, 1);
                 const kernels::ConstTensorView staged = bench.backend().StageInts(rows);
+                bench.backend().SendStaged();
                 const kernels::TensorView logits = bench.Output(DType::kF32, {tokens, vocab});
                 return [&bench, x, norm, staged, logits](const WeightSet& set) {
                   bench.backend().Head({.hidden = x,

@@ -42,7 +42,7 @@ void RunSamplingCases(Bench& bench) {
                         .top_p = way.top_p,
                         .seed = static_cast<uint64_t>(r)});
       }
-      std::vector<kernels::SampledToken> tokens(rows.size());
+      std::vector<kernels::SampledToken> tokens;
       CaseFigures figures{.op = "sample",
                           .shape = way.name,
                           .tokens = batch,
@@ -52,9 +52,10 @@ void RunSamplingCases(Bench& bench) {
         for (kernels::SampleRow& row : rows) row.position = i;
         bench.backend().Sample(
             {.logits = kernels::ConstTensorView(logits.data(), DType::kF32, {batch, vocab}),
-             .rows = rows,
-             .tokens = tokens});
+             .rows = rows});
+        tokens = bench.backend().EndStep()->Wait().tokens;
       });
+      FACET_CHECK_EQ(tokens.size(), rows.size());
       for (const kernels::SampledToken& token : tokens) {
         FACET_CHECK(token.finite && token.id >= 0 && token.id < vocab) << "token" << token.id;
       }

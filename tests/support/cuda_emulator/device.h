@@ -295,7 +295,8 @@ inline float Exp2(float x) { return std::exp2(x); }
 
 // --- Programmatic dependent launch ------------------------------------------------------------
 
-inline void GridDependencyWait() {}
+// Launches run one after another: only that nobody forgets it is checked.
+inline void GridDependencyWait() { cuda_emulator::WaitForPredecessor(); }
 
 inline void GridDependencyLaunch() {}
 
@@ -311,12 +312,21 @@ struct LaunchShape {
 
 template <typename... Params, typename... Args>
 cudaError_t Launch(const LaunchShape& shape, void (*kernel)(Params...), Args&&... args) {
-  const cuda_emulator::GridShape grid{
-      .grid = shape.grid, .block = shape.block, .smem_bytes = shape.smem_bytes};
-  cuda_emulator::Enqueue(shape.stream,
-                         [grid, kernel, all = std::tuple<Params...>(static_cast<Params>(args)...)] {
-                           cuda_emulator::RunGrid(grid, [&] { std::apply(kernel, all); });
-                         });
+  const cuda_emulator::GridShape grid{.grid = shape.grid,
+                                      .block = shape.block,
+                                      .smem_bytes = shape.smem_bytes,
+                                      .must_wait = shape.overlap_previous};
+  std::tuple<Params...> all(static_cast<Params>(args)...);
+  cuda_emulator::Description description;
+  if (cuda_emulator::IsCapturing(shape.stream)) {
+    cuda_emulator::Describe(kernel, description);
+    cuda_emulator::Describe(grid, description);
+    std::apply([&](const auto&... arg) { (cuda_emulator::Describe(arg, description), ...); }, all);
+  }
+  cuda_emulator::Enqueue(
+      shape.stream,
+      [grid, kernel, all] { cuda_emulator::RunGrid(grid, [&] { std::apply(kernel, all); }); },
+      std::move(description));
   return cudaSuccess;
 }
 

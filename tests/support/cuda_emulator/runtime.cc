@@ -1,11 +1,13 @@
 // The runtime calls of cuda_runtime.h. One device, "Emulated GPU". Null streams and blocking copies
-// wait for everything.
+// wait for everything. Calls may come from several threads; one at a time is served, and whoever
+// waits for a stream runs its work.
 #include "tests/support/cuda_emulator/runtime.h"
 
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <mutex>
 #include <set>
 #include <utility>
 #include <vector>
@@ -14,33 +16,58 @@
 
 using facet::cuda_emulator::Enqueue;
 
+struct EmulatedNode {
+  std::function<void()> work;
+  facet::cuda_emulator::Description description;
+};
+
 struct EmulatedGraph {
-  std::vector<std::function<void()>> nodes;
+  std::vector<EmulatedNode> nodes;
 };
 
 struct EmulatedGraphExec {
-  std::vector<std::function<void()>> nodes;
+  std::vector<EmulatedNode> nodes;
 };
+
+namespace {
+
+int64_t num_done = 0;
+thread_local int64_t num_done_by_this_thread = 0;
+
+}  // namespace
 
 struct EmulatedStream {
   std::deque<std::function<void()>> work;
   EmulatedGraph* capture = nullptr;
 
+  void RunNext() {
+    const std::function<void()> next = std::move(work.front());
+    work.pop_front();
+    ++num_done;
+    ++num_done_by_this_thread;
+    next();
+  }
+
   void Drain() {
-    while (!work.empty()) {
-      const std::function<void()> next = std::move(work.front());
-      work.pop_front();
-      next();
-    }
+    while (!work.empty()) RunNext();
   }
 };
 
 struct EmulatedEvent {
   EmulatedStream* stream = nullptr;
+  int64_t num_recorded = 0;
+  int64_t num_passed = 0;  // Of those recorded.
   int64_t time_ns = 0;
 };
 
 namespace {
+
+std::recursive_mutex& Driver() {
+  static std::recursive_mutex mutex;
+  return mutex;
+}
+
+using Lock = std::lock_guard<std::recursive_mutex>;
 
 constexpr size_t kDeviceBytes = size_t{8} << 30;
 constexpr size_t kDeviceAlignment = 256;
@@ -51,7 +78,15 @@ std::set<EmulatedStream*>& Streams() {
 }
 
 void DrainAll() {
+  const Lock lock(Driver());
   for (EmulatedStream* stream : Streams()) stream->Drain();
+}
+
+template <typename... Values>
+facet::cuda_emulator::Description Described(const Values&... values) {
+  facet::cuda_emulator::Description description;
+  (facet::cuda_emulator::Describe(values, description), ...);
+  return description;
 }
 
 cudaError_t AllocateNan(void** data, size_t bytes) {
@@ -68,15 +103,36 @@ cudaError_t AllocateNan(void** data, size_t bytes) {
 
 namespace facet::cuda_emulator {
 
-void Enqueue(cudaStream_t stream, std::function<void()> work) {
+void Enqueue(cudaStream_t stream, std::function<void()> work, Description description) {
+  const Lock lock(Driver());
   if (stream == nullptr) {
     DrainAll();
     work();
   } else if (stream->capture != nullptr) {
-    stream->capture->nodes.push_back(std::move(work));
+    stream->capture->nodes.push_back({std::move(work), std::move(description)});
   } else {
     stream->work.push_back(std::move(work));
   }
+}
+
+bool IsCapturing(cudaStream_t stream) { return stream != nullptr && stream->capture != nullptr; }
+
+std::string FirstDifference(cudaGraphExec_t recorded, cudaGraph_t other) {
+  if (recorded->nodes.size() != other->nodes.size()) {
+    return std::to_string(recorded->nodes.size()) + " launches are recorded, not " +
+           std::to_string(other->nodes.size());
+  }
+  for (size_t i = 0; i < recorded->nodes.size(); ++i) {
+    if (recorded->nodes[i].description != other->nodes[i].description) {
+      return "launch " + std::to_string(i) + " has other arguments";
+    }
+  }
+  return {};
+}
+
+WorkDone CountWorkDone() {
+  const Lock lock(Driver());
+  return {.all = num_done, .by_this_thread = num_done_by_this_thread};
 }
 
 }  // namespace facet::cuda_emulator
@@ -127,6 +183,7 @@ cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) { return Allocate
 cudaError_t cudaFreeHost(void* data) { return cudaFree(data); }
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
+  const Lock lock(Driver());
   DrainAll();
   std::memcpy(to, from, bytes);
   return cudaSuccess;
@@ -134,22 +191,26 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind)
 
 cudaError_t cudaMemcpyAsync(
     void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
-  Enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+  Enqueue(
+      stream, [=] { std::memcpy(to, from, bytes); }, Described(to, from, bytes));
   return cudaSuccess;
 }
 
 cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream) {
-  Enqueue(stream, [=] { std::memset(data, value, bytes); });
+  Enqueue(
+      stream, [=] { std::memset(data, value, bytes); }, Described(data, value, bytes));
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  const Lock lock(Driver());
   *stream = new EmulatedStream;
   Streams().insert(*stream);
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  const Lock lock(Driver());
   stream->Drain();
   Streams().erase(stream);
   delete stream;
@@ -157,6 +218,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  const Lock lock(Driver());
   if (stream == nullptr) {
     DrainAll();
   } else {
@@ -181,28 +243,37 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  const Lock lock(Driver());
   event->stream = stream;
+  ++event->num_recorded;
   Enqueue(stream, [event] {
+    ++event->num_passed;
     event->time_ns = std::chrono::steady_clock::now().time_since_epoch().count();
   });
   return cudaSuccess;
 }
 
+// Runs what is before the event and nothing behind it: a host that reads on must wait for more.
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  return event->stream == nullptr ? cudaSuccess : cudaStreamSynchronize(event->stream);
+  const Lock lock(Driver());
+  while (event->num_passed < event->num_recorded) event->stream->RunNext();
+  return cudaSuccess;
 }
 
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t end) {
+  const Lock lock(Driver());
   *ms = static_cast<float>(end->time_ns - start->time_ns) * 1e-6F;
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  const Lock lock(Driver());
   stream->capture = new EmulatedGraph;
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  const Lock lock(Driver());
   *graph = std::exchange(stream->capture, nullptr);
   return cudaSuccess;
 }
@@ -213,7 +284,8 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsig
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
-  for (const std::function<void()>& node : exec->nodes) Enqueue(stream, node);
+  const Lock lock(Driver());
+  for (const EmulatedNode& node : exec->nodes) Enqueue(stream, node.work);
   return cudaSuccess;
 }
 

@@ -64,6 +64,7 @@ struct Thread {
   ThreadIndices indices;
   bool ready = false;
   bool exited = false;
+  bool waited = false;  // For the launches before.
   // Where it stands.
   const char* op = "start";
   Place place;
@@ -336,6 +337,7 @@ void Scheduler::RunBlock(const GridShape& shape, uint64_t block) {
                       .lane = i % kWarpLanes,
                       .warp = i / kWarpLanes};
     thread.exited = false;
+    thread.waited = !shape.must_wait;
     thread.op = "start";
     thread.place = Place();
     thread.waits_for = nullptr;
@@ -367,6 +369,7 @@ void Scheduler::RunThreads() {
 void Scheduler::Exit() {
   const Quiet quiet;
   Thread& me = *current_;
+  if (!me.waited) Fail(me.place, "a thread exits without GridDependencyWait");
   if (!me.copies.empty()) Fail(me.place, "a thread exits before its asynchronous copies landed");
   if (WarpOf(me).num_arrived > 0) {
     for (const Thread* lane : WarpOf(me).lanes) {
@@ -590,6 +593,11 @@ void Yield() {
 uint32_t Random() {
   const Quiet quiet;
   return TheScheduler().Random();
+}
+
+void WaitForPredecessor() {
+  const Quiet quiet;
+  TheScheduler().current().waited = true;
 }
 
 void WaitFor(const void* key, const char* what, Place place) {

@@ -51,6 +51,8 @@ struct GridShape {
   dim3 grid;
   dim3 block;
   size_t smem_bytes = 0;
+  // The launch may begin before the one before has ended: each thread has to wait for that.
+  bool must_wait = false;
 };
 
 // Runs body once for every thread of the grid.
@@ -80,6 +82,9 @@ void BlockBarrier(int id, uint32_t num_threads, bool wait, Place place);
 
 // Gives other threads of the block a turn.
 void Yield();
+
+// This thread waits for the launches before this one.
+void WaitForPredecessor();
 
 // Draws from the launch's own generator.
 uint32_t Random();

@@ -36,8 +36,9 @@ INSTANTIATE_TEST_SUITE_P(Modes,
 
 template <typename... Params, typename... Args>
 void RunKernel(dim3 grid, dim3 block, size_t smem_bytes, void (*kernel)(Params...), Args... args) {
-  ASSERT_EQ(ptx::Launch({.grid = grid, .block = block, .smem_bytes = smem_bytes}, kernel, args...),
-            cudaSuccess);
+  const ptx::LaunchShape shape{
+      .grid = grid, .block = block, .smem_bytes = smem_bytes, .overlap_previous = false};
+  ASSERT_EQ(ptx::Launch(shape, kernel, args...), cudaSuccess);
   ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
 }
 
@@ -213,9 +214,9 @@ TEST_P(CudaEmulatorTest, AStreamsWorkRunsWhenItIsWaitedFor) {
   ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
   uint32_t counter = 0;
   uint32_t last = 0;
-  ASSERT_EQ(ptx::Launch({.grid = dim3(5), .block = dim3(32), .stream = stream}, CountBlocks,
-                        &counter, &last),
-            cudaSuccess);
+  const ptx::LaunchShape shape{
+      .grid = dim3(5), .block = dim3(32), .stream = stream, .overlap_previous = false};
+  ASSERT_EQ(ptx::Launch(shape, CountBlocks, &counter, &last), cudaSuccess);
   EXPECT_EQ(counter, 0U);
   ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
   EXPECT_EQ(counter, 5U);
@@ -228,9 +229,9 @@ TEST_P(CudaEmulatorTest, AGraphReplaysWhatWasCaptured) {
   uint32_t counter = 0;
   uint32_t last = 0;
   ASSERT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
-  ASSERT_EQ(ptx::Launch({.grid = dim3(5), .block = dim3(32), .stream = stream}, CountBlocks,
-                        &counter, &last),
-            cudaSuccess);
+  const ptx::LaunchShape shape{
+      .grid = dim3(5), .block = dim3(32), .stream = stream, .overlap_previous = false};
+  ASSERT_EQ(ptx::Launch(shape, CountBlocks, &counter, &last), cudaSuccess);
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t exec = nullptr;
   ASSERT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
@@ -239,6 +240,45 @@ TEST_P(CudaEmulatorTest, AGraphReplaysWhatWasCaptured) {
   for (int i = 0; i < 3; ++i) ASSERT_EQ(cudaGraphLaunch(exec, stream), cudaSuccess);
   ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
   EXPECT_EQ(counter, 15U);
+  ASSERT_EQ(cudaGraphExecDestroy(exec), cudaSuccess);
+  ASSERT_EQ(cudaGraphDestroy(graph), cudaSuccess);
+  ASSERT_EQ(cudaStreamDestroy(stream), cudaSuccess);
+}
+
+struct Padded {
+  char small;
+  int64_t large;
+};
+
+void ReadsPadded(Padded) {}
+
+// Bytes between members are no arguments.
+TEST_P(CudaEmulatorTest, GraphsAreComparedByTheArgumentsOfTheirLaunches) {
+  cudaStream_t stream = nullptr;
+  ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+  const auto capture = [&](int64_t value, unsigned blocks, int filler) {
+    Padded argument;
+    std::memset(&argument, filler, sizeof(argument));
+    argument.small = 1;
+    argument.large = value;
+    cudaGraph_t graph = nullptr;
+    cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+    ptx::Launch({.grid = dim3(blocks), .block = dim3(32), .stream = stream}, ReadsPadded, argument);
+    cudaStreamEndCapture(stream, &graph);
+    return graph;
+  };
+  cudaGraph_t graph = capture(5, 2, 0);
+  cudaGraphExec_t exec = nullptr;
+  ASSERT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
+  const auto difference = [&](int64_t value, unsigned blocks) {
+    cudaGraph_t other = capture(value, blocks, 0x55);
+    std::string text = cuda_emulator::FirstDifference(exec, other);
+    cudaGraphDestroy(other);
+    return text;
+  };
+  EXPECT_EQ(difference(5, 2), "");
+  EXPECT_EQ(difference(6, 2), "launch 0 has other arguments");
+  EXPECT_EQ(difference(5, 3), "launch 0 has other arguments");
   ASSERT_EQ(cudaGraphExecDestroy(exec), cudaSuccess);
   ASSERT_EQ(cudaGraphDestroy(graph), cudaSuccess);
   ASSERT_EQ(cudaStreamDestroy(stream), cudaSuccess);
@@ -301,11 +341,17 @@ void ExpectBeforeTheCopy(int* out) {
   out[threadIdx.x] = 1;
 }
 
+void OnlyOneWarpWaits(int* out) {
+  if (threadIdx.x < 32) ptx::GridDependencyWait();
+  out[threadIdx.x] = 1;
+}
+
 struct Refusal {
   const char* name;
   void (*kernel)(int*);
   size_t smem_bytes;
   const char* message;
+  bool overlap_previous = false;
 };
 
 const Refusal kRefusals[] = {
@@ -316,6 +362,7 @@ const Refusal kRefusals[] = {
     {"copies_under_way_at_the_end", ExitWithoutWaiting, 512, "asynchronous copies landed"},
     {"a_wait_that_never_ends", WaitForNobody, 0, "deadlock"},
     {"an_expectation_before_its_copy", ExpectBeforeTheCopy, 0, "comes before its bulk copies"},
+    {"a_launch_that_overtakes", OnlyOneWarpWaits, 0, "without GridDependencyWait", true},
 };
 
 TEST_P(CudaEmulatorDeathTest, RefusesWhatADeviceWouldGetWrong) {
@@ -323,9 +370,11 @@ TEST_P(CudaEmulatorDeathTest, RefusesWhatADeviceWouldGetWrong) {
     SCOPED_TRACE(refusal.name);
     std::vector<int> out(64 * 4);
     const auto run = [&] {
-      static_cast<void>(
-          ptx::Launch({.grid = dim3(1), .block = dim3(64), .smem_bytes = refusal.smem_bytes},
-                      refusal.kernel, out.data()));
+      static_cast<void>(ptx::Launch({.grid = dim3(1),
+                                     .block = dim3(64),
+                                     .smem_bytes = refusal.smem_bytes,
+                                     .overlap_previous = refusal.overlap_previous},
+                                    refusal.kernel, out.data()));
     };
     EXPECT_EXIT(run(), testing::ExitedWithCode(cuda_emulator::kErrorStatus), refusal.message);
   }
