@@ -1,17 +1,17 @@
 """Real router and worker processes on loopback for one test.
 
-Workers start first, on ports of the kernel's choice, and say in their log which they are; the
-router's config is then written with them. Every process is a child of this one, is ended by its own
+Workers start first; the router's config is then written with their ports. Every process is a child of this one, is ended by its own
 id, and cannot outlive it. Waiting is bounded and polls; nothing sleeps for a fixed time.
 """
 
 import atexit
-import ctypes
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
@@ -29,9 +29,6 @@ E4B = 'facet-demo-e4b'
 A4B = 'facet-demo-26b'
 POOLS = {E4B: 'e4b', A4B: '26b'}
 START_SECONDS_MAX = 30
-PR_SET_PDEATHSIG = 1
-
-LIBC = ctypes.CDLL(None)
 
 
 def WaitFor(predicate, what, seconds=10):
@@ -46,6 +43,18 @@ def WaitFor(predicate, what, seconds=10):
         time.sleep(0.02)
 
 
+def FreePort():
+    """A port that stays free while its worker is dead: the kernel gives none of these away."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(('127.0.0.1', port))
+                return port
+            except OSError:
+                pass  # In use.
+
+
 class Process:
     """One of our programs, its log and its exit."""
 
@@ -55,10 +64,11 @@ class Process:
         self.name = ' '.join([program, *flags])
         self.events = []  # JSON lines of the log.
         self.lines = []   # What else it writes to stderr.
-        # The kernel ends the child if this process dies without saying goodbye.
+        # The kernel ends the child if this process dies without saying goodbye. Not by preexec_fn:
+        # that forks, and gRPC's threads and connections in this process do not survive a fork.
         self._child = subprocess.Popen(
-            [BIN / program, *flags], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
+            ['setpriv', '--pdeathsig', 'KILL', BIN / program, *flags],
+            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
         self._reader = threading.Thread(target=self._Read, daemon=True)
         self._reader.start()
         Process._all.append(self)
@@ -79,7 +89,8 @@ class Process:
         def Find():
             found = [it for it in list(self.events) if it.get('event') == event]
             if not found and not self.running():
-                raise AssertionError(f'{self.name} ended before "{event}": {self.lines}')
+                raise AssertionError(
+                    f'{self.name} ended before "{event}": {self.events} {self.lines}')
             return found
         return WaitFor(Find, f'{self.name} logs "{event}"', seconds)[0]
 
@@ -112,7 +123,7 @@ class Process:
 class Worker:
     """One worker process and where it listens."""
 
-    def __init__(self, config_path, pool, index, grpc_port=0, metrics_port=0):
+    def __init__(self, config_path, pool, index, grpc_port, metrics_port):
         self.pool = pool
         self.index = index
         self.name = f'{pool}/{index}'
@@ -139,7 +150,7 @@ class Cluster:
         self._router = router or {}
         self.worker_config = self.directory / 'workers.yaml'
         self.worker_config.write_text(self._Yaml({}))
-        self.workers = [Worker(self.worker_config, POOLS[model], index)
+        self.workers = [Worker(self.worker_config, POOLS[model], index, FreePort(), FreePort())
                         for model, count in models.items() for index in range(count)]
         for worker in self.workers:
             worker.process.WaitForEvent('worker ready')
