@@ -1,0 +1,69 @@
+#include "worker/comm/communicator.h"
+
+#include "base/check.h"
+
+namespace facet::worker {
+
+Status Communicator::Dispatch(std::span<const std::byte> send, std::span<std::byte> recv) {
+  return StartExchange(TransferVerb::kDispatch, send, recv);
+}
+
+Status Communicator::Combine(std::span<const std::byte> send, std::span<std::byte> recv) {
+  return StartExchange(TransferVerb::kCombine, send, recv);
+}
+
+Status Communicator::Await(absl::Duration timeout) {
+  thread_.Check();
+  FACET_CHECK(in_flight_.has_value()) << "Await without Dispatch or Combine";
+  const Transfer transfer = *in_flight_;
+  in_flight_.reset();
+  return Finish(transfer, timeout);
+}
+
+Status Communicator::AllGather(std::span<const std::byte> mine,
+                               std::span<std::byte> all,
+                               absl::Duration timeout) {
+  thread_.Check();
+  FACET_CHECK(!in_flight_.has_value()) << "AllGather before Await";
+  FACET_CHECK(!mine.empty());
+  FACET_CHECK_EQ(all.size(), mine.size() * num_ranks_);
+  const Transfer transfer = {.verb = TransferVerb::kAllGather,
+                             .number = num_transfers_++,
+                             .send = mine.data(),
+                             .send_stride = 0,
+                             .recv = all.data(),
+                             .block_bytes = static_cast<int64_t>(mine.size())};
+  FACET_RETURN_IF_ERROR(Start(transfer));
+  return Finish(transfer, timeout);
+}
+
+Status Communicator::Abort(int64_t epoch, std::string_view reason) {
+  if (epoch != epoch_) {
+    return FailedPrecondition("abort of epoch ", epoch, " (", reason, "): this group has epoch ",
+                              epoch_);
+  }
+  EndGroup(reason);
+  return absl::OkStatus();
+}
+
+Status Communicator::StartExchange(TransferVerb verb,
+                                   std::span<const std::byte> send,
+                                   std::span<std::byte> recv) {
+  thread_.Check();
+  FACET_CHECK(!in_flight_.has_value()) << "Dispatch or Combine before Await";
+  FACET_CHECK(!send.empty());
+  FACET_CHECK_EQ(send.size(), recv.size());
+  FACET_CHECK_EQ(send.size() % num_ranks_, 0U);
+  const auto block_bytes = static_cast<int64_t>(send.size()) / num_ranks_;
+  const Transfer transfer = {.verb = verb,
+                             .number = num_transfers_++,
+                             .send = send.data(),
+                             .send_stride = block_bytes,
+                             .recv = recv.data(),
+                             .block_bytes = block_bytes};
+  FACET_RETURN_IF_ERROR(Start(transfer));
+  in_flight_ = transfer;
+  return absl::OkStatus();
+}
+
+}  // namespace facet::worker
