@@ -175,9 +175,10 @@ TEST_P(CommunicatorTest, ManyRoundsInARowKeepTheirContents) {
     SAY_IF_ERROR(comm.status());
     Exchanger exchanger(**comm);
     for (int64_t round = 0; round < 200; ++round) {
-      SAY_IF_ERROR(exchanger.Exchange(round, [round](int32_t from, int32_t to) -> int64_t {
-        return (round + from * 3 + to * 5) % (kCapacity + 1);
-      }));
+      const auto changing = [round](int32_t from, int32_t to) {
+        return SomeRows(from + static_cast<int32_t>(round), to);
+      };
+      SAY_IF_ERROR(exchanger.Exchange(round, changing));
     }
     return "";
   });

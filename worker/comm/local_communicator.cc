@@ -90,7 +90,7 @@ class LocalCommunicator : public Communicator {
   Status Finish(const Transfer& transfer, absl::Duration timeout) override {
     const int64_t deadline_ns = DeadlineNs(timeout);
     absl::MutexLock lock(&group_->mutex);
-    const Status status = TakeAll(transfer, deadline_ns);
+    Status status = TakeAll(transfer, deadline_ns);
     Withdraw();
     return status;
   }
