@@ -63,7 +63,7 @@ GroupControl::GroupControl(const Options& options,
 
 GroupControl::~GroupControl() {
   if (!thread_.joinable()) return;
-  asio::post(io_, [this] { Leave(); });
+  leaving_ = true;  // For the next Tick.
   thread_.join();
 }
 
@@ -145,7 +145,7 @@ void GroupControl::Connect() {
       retry_ns_ = Clock::Real().NowNs() + kRetryNs;
       return;
     }
-    heard_ns_ = Clock::Real().NowNs();
+    heard_ns_ = awake_ns_;
     link_ = std::make_shared<ControlConnection>(std::move(*socket));
     link_->Start([this](ControlMessage&& message) { OnMessage(std::move(message)); },
                  [this](const std::string& reason) { OnClosed(reason); });
@@ -153,7 +153,7 @@ void GroupControl::Connect() {
 }
 
 void GroupControl::OnMessage(ControlMessage&& message) {
-  heard_ns_ = Clock::Real().NowNs();
+  heard_ns_ = awake_ns_;
   switch (message.type) {
     case ControlType::kChallenge:
       if (message.texts.size() == 1 && hub_nonce_.empty()) OnChallenge(message.texts[0]);
@@ -286,12 +286,14 @@ void GroupControl::Tick() {
   const int64_t now_ns = Clock::Real().NowNs();
   const bool heartbeat_due = now_ns - heartbeat_ns_ >= options_.heartbeat_ms * kNsPerMs;
   if (heartbeat_due) heartbeat_ns_ = now_ns;
-  // If this process itself stood still, what the others said meanwhile is still unread.
-  const bool was_late = now_ns - last_tick_ns_ > options_.silence_ms * kNsPerMs / 2;
+  // While this process stood still nobody could be heard, and perhaps the whole machine stood
+  // still: such time is no silence.
+  awake_ns_ += std::min(now_ns - last_tick_ns_, kTickNsMax);
   last_tick_ns_ = now_ns;
-  if (!was_late) {
-    if (hub_ != nullptr && leave_ns_ == 0) hub_->Tick(now_ns, heartbeat_due);
-    TickLink(now_ns, heartbeat_due);
+  if (hub_ != nullptr && leave_ns_ == 0) hub_->Tick(awake_ns_, heartbeat_due);
+  TickLink(now_ns, heartbeat_due);
+  if (leaving_ && leave_ns_ == 0) {
+    asio::post(io_, [this] { Leave(); });  // Behind what was reported before.
   }
   StopIfAlone();
   ScheduleTick();
@@ -315,10 +317,11 @@ void GroupControl::TickLink(int64_t now_ns, bool heartbeat_due) {
     Decide(*reported);
     return;
   }
-  if (link_ == nullptr || !link_->open()) return;
+  // The first that the hub hears is to be our Hello.
+  if (link_ == nullptr || !link_->open() || hub_nonce_.empty()) return;
   if (heartbeat_due) link_->Send({.type = ControlType::kHeartbeat});
-  const int64_t silent_ns = now_ns - heard_ns_;
-  if (silent_ns > options_.silence_ms * kNsPerMs && !hub_nonce_.empty() && leave_ns_ == 0) {
+  const int64_t silent_ns = awake_ns_ - heard_ns_;
+  if (silent_ns > options_.silence_ms * kNsPerMs && leave_ns_ == 0) {
     link_->Close();
     Decide({.kind = FaultKind::kLost,
             .rank = 0,

@@ -9,6 +9,7 @@
 // Life: joined → ended (a fault) → destroyed. One thread of its own runs connections and timers.
 #pragma once
 
+#include <atomic>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <cstdint>
@@ -71,6 +72,7 @@ class GroupControl {
 
  private:
   static constexpr int64_t kTickMs = 20;
+  static constexpr int64_t kTickNsMax = 80'000'000;  // What a tick may count for, however late.
   static constexpr int64_t kVerdictNs = 250'000'000;
   static constexpr int64_t kLeaveNs = 200'000'000;
 
@@ -116,12 +118,14 @@ class GroupControl {
   ControlMessage hello_;
   int64_t last_tick_ns_ = 0;
   int64_t heartbeat_ns_ = 0;  // When the last one was sent.
-  int64_t heard_ns_ = 0;      // When the hub was heard last.
+  int64_t awake_ns_ = 0;      // Time that ticks have seen pass; see Tick.
+  int64_t heard_ns_ = 0;      // When the hub was heard last, in awake_ns_.
   int64_t retry_ns_ = 0;      // When to connect again; 0: connected or connecting.
   int64_t leave_ns_ = 0;      // When to stop waiting for the others; 0: not leaving.
   int64_t verdict_ns_ = 0;    // When to stop waiting for the hub's word; 0: nothing is reported.
   bool hub_left_ = false;
 
+  std::atomic<bool> leaving_ = false;
   absl::Mutex mutex_;
   bool started_ ABSL_GUARDED_BY(mutex_) = false;
   Status refused_ ABSL_GUARDED_BY(mutex_);  // Why the group was not formed.

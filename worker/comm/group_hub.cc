@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "base/clock.h"
 #include "base/log.h"
 
 namespace facet::worker {
@@ -26,9 +25,10 @@ Status GroupHub::Listen(const tcp::endpoint& address) {
   return absl::OkStatus();
 }
 
-void GroupHub::Tick(int64_t now_ns, bool heartbeat_due) {
+void GroupHub::Tick(int64_t awake_ns, bool heartbeat_due) {
+  awake_ns_ = awake_ns;
   for (auto it = strangers_.begin(); it != strangers_.end();) {
-    const bool late = now_ns - it->second.since_ns > kHelloNsMax;
+    const bool late = awake_ns - it->second.since_ns > kHelloNsMax;
     if (late) it->second.connection->Close();
     it = late ? strangers_.erase(it) : std::next(it);
   }
@@ -37,7 +37,7 @@ void GroupHub::Tick(int64_t now_ns, bool heartbeat_due) {
     Seat& seat = seats_[rank];
     if (seat.connection == nullptr || seat.left) continue;
     if (heartbeat_due) seat.connection->Send({.type = ControlType::kHeartbeat});
-    const int64_t silent_ns = now_ns - seat.heard_ns;
+    const int64_t silent_ns = awake_ns - seat.heard_ns;
     if (silent_ns > options_.silence_ns) {
       End({.kind = FaultKind::kLost,
            .rank = rank,
@@ -68,7 +68,7 @@ void GroupHub::Accept() {
       auto connection = std::make_shared<ControlConnection>(std::move(socket));
       ControlConnection* raw = connection.get();
       std::string nonce = FreshNonce();
-      strangers_[raw] = {connection, nonce, Clock::Real().NowNs()};
+      strangers_[raw] = {connection, nonce, awake_ns_};
       connection->Start(
           [this, raw](ControlMessage&& message) { OnMessage(*raw, std::move(message)); },
           [this, raw](const std::string& reason) { OnClosed(*raw, reason); });
@@ -127,7 +127,7 @@ void GroupHub::OnHello(Stranger stranger, ControlMessage&& hello) {
   }
   const int32_t rank = hello.rank;
   seats_[rank] = {std::move(stranger.connection), std::move(hello), std::move(stranger.nonce),
-                  Clock::Real().NowNs(), false};
+                  awake_ns_, false};
   if (AbsentRanks().empty()) StartGroup();
 }
 
@@ -174,7 +174,7 @@ void GroupHub::StartGroup() {
 }
 
 void GroupHub::OnRankMessage(int32_t rank, const ControlMessage& message) {
-  seats_[rank].heard_ns = Clock::Real().NowNs();
+  seats_[rank].heard_ns = awake_ns_;
   if (message.type == ControlType::kLeave) {
     if (!started_) {
       seats_[rank].connection->Close();

@@ -34,7 +34,9 @@ class GroupHub {
   Status Listen(const boost::asio::ip::tcp::endpoint& address);
 
   // Due every few tens of milliseconds: sends heartbeats where due and looks for silent ranks.
-  void Tick(int64_t now_ns, bool heartbeat_due);
+  // awake_ns: how long this process has been running, without the time in which it stood still and
+  // could hear nobody.
+  void Tick(int64_t awake_ns, bool heartbeat_due);
 
   // Tells all ranks that rank 0 leaves, and listens no longer. They close their connections.
   void Leave();
@@ -42,7 +44,7 @@ class GroupHub {
   bool has_connections() const;
 
  private:
-  static constexpr size_t kStrangersMax = 2 * kGroupRanksMax;
+  static constexpr size_t kStrangersMax = size_t{2} * kGroupRanksMax;
   static constexpr int64_t kHelloNsMax = 2'000'000'000;  // For a stranger to say who it is.
 
   // A connection that has shown nothing yet, or was refused (then without a nonce).
@@ -77,6 +79,7 @@ class GroupHub {
 
   const Options options_;
   boost::asio::ip::tcp::acceptor acceptor_;
+  int64_t awake_ns_ = 0;  // At the last Tick; what since_ns and heard_ns count.
   std::map<ControlConnection*, Stranger> strangers_;
   std::vector<Seat> seats_;
   bool started_ = false;
