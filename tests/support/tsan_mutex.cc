@@ -78,5 +78,30 @@ bool Mutex::AwaitWithTimeout(const Condition& condition, Duration timeout) {
   return met;
 }
 
+// Waits with the mutex released.
+void CondVar::Wait(Mutex* mutex) {
+  static auto* const kWait =
+      Behind<void(CondVar*, Mutex*)>("_ZN4absl7debian37CondVar4WaitEPNS0_5MutexE");
+  __tsan_release(mutex);
+  {
+    const IgnoredReads ignored;
+    kWait(this, mutex);
+  }
+  __tsan_acquire(mutex);
+}
+
+bool CondVar::WaitWithTimeout(Mutex* mutex, Duration timeout) {
+  static auto* const kWait = Behind<bool(CondVar*, Mutex*, Duration)>(
+      "_ZN4absl7debian37CondVar15WaitWithTimeoutEPNS0_5MutexENS0_8DurationE");
+  __tsan_release(mutex);
+  bool late = false;
+  {
+    const IgnoredReads ignored;
+    late = kWait(this, mutex, timeout);
+  }
+  __tsan_acquire(mutex);
+  return late;
+}
+
 ABSL_NAMESPACE_END
 }  // namespace absl
