@@ -30,6 +30,7 @@ std::vector<std::string> RunRanks(int32_t num_ranks, const RankBody& body) {
   LocalRendezvous rendezvous(num_ranks);
   std::vector<std::string> said(num_ranks);
   std::vector<std::thread> threads;
+  threads.reserve(num_ranks);
   for (int32_t rank = 0; rank < num_ranks; ++rank) {
     threads.emplace_back([&, rank] {
       ThreadSeat seat(rank, num_ranks, rendezvous);
