@@ -124,11 +124,13 @@ std::vector<std::string> RunRanks(int32_t num_ranks, const RankBody& body) {
   const ReservedPort port;
   const std::string rendezvous = StrCat("127.0.0.1:", port.port());
   std::vector<Child> children;
+  children.reserve(num_ranks);
   for (int32_t rank = 0; rank < num_ranks; ++rank) {
     children.push_back(Start(rank, num_ranks, rendezvous, body));
   }
   const int64_t deadline_ns = Clock::Real().NowNs() + 30'000'000'000;
   std::vector<std::string> said;
+  said.reserve(num_ranks);
   for (const Child& child : children) said.push_back(Finish(child, deadline_ns));
   return said;
 }
