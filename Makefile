@@ -6,8 +6,9 @@
 #   make build   the release binaries under build/release/bin
 #   make bench   long benchmarks; results belong in tests/bench/RESULTS.md
 #   make gpu     what a machine with a GPU needs to run tests/gpu/run.sh; wants nvcc of CUDA 13 here
+#   make soak    what takes long or leans on timing: the gloo communicator, ten times over
 #   make lint    clang-format and clang-tidy over every file
-.PHONY: demo test check up build bench gpu lint fuzz
+.PHONY: demo test check up build bench gpu lint fuzz soak
 
 build:
 	@.ci/install build
@@ -48,3 +49,9 @@ fuzz: build
 	@ninja -C build/asan text_fuzz input_fuzz
 	@build/asan/fuzz/text_fuzz 1 100000
 	@build/asan/fuzz/input_fuzz 1 100000
+
+soak:
+	@.ci/install test
+	@cmake --preset dev >/dev/null
+	@ninja -C build/dev
+	@ctest --test-dir build/dev -L soak --repeat until-fail:10 --output-on-failure
