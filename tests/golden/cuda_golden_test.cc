@@ -14,6 +14,7 @@
 #include "kernels/open_backend.h"
 #include "tests/golden/golden_files.h"
 #include "tests/support/engine_driver.h"
+#include "tests/support/prompt_logits.h"
 #include "worker/engine/prompt_logits.h"
 #include "worker/executor/model_executor.h"
 
@@ -38,16 +39,6 @@ std::unique_ptr<ModelExecutor> MakeExecutor(const std::string& directory,
   return *std::move(executor);
 }
 
-std::vector<float> Logits(ModelExecutor& executor, const std::vector<int32_t>& ids, int32_t chunk) {
-  std::vector<float> all;
-  const Status status =
-      worker::RunPromptLogits(executor, ids, chunk, [&](int64_t, std::span<const float> logits) {
-        all.insert(all.end(), logits.begin(), logits.end());
-      });
-  EXPECT_TRUE(status.ok()) << status;
-  return all;
-}
-
 class CudaGoldenTest : public testing::TestWithParam<GoldenCase> {};
 
 TEST_P(CudaGoldenTest, LogitsAreNoFurtherOffThanTransformersOwnRun) {
@@ -55,7 +46,7 @@ TEST_P(CudaGoldenTest, LogitsAreNoFurtherOffThanTransformersOwnRun) {
   if (!golden.Has("bf16_max")) GTEST_SKIP() << "the case has no bfloat16 figures";
   const std::vector<float> want = golden.Floats("logits");
   const auto executor = MakeExecutor(GetParam().model_directory, "cuda:0");
-  const std::vector<float> got = Logits(*executor, golden.Ints("ids"), 512);
+  const std::vector<float> got = PromptLogits(*executor, golden.Ints("ids"), 512);
   EXPECT_LE(MeanDifference(got, want), 1.2 * golden.Floats("bf16_mean")[0]);
   EXPECT_LE(LargestDifference(got, want), 1.4 * golden.Floats("bf16_max")[0]);
 }
@@ -63,9 +54,9 @@ TEST_P(CudaGoldenTest, LogitsAreNoFurtherOffThanTransformersOwnRun) {
 TEST_P(CudaGoldenTest, ChunkingChangesNoBit) {
   const GoldenFile golden(GetParam().logits_file);
   const auto executor = MakeExecutor(GetParam().model_directory, "cuda:0");
-  const std::vector<float> whole = Logits(*executor, golden.Ints("ids"), 512);
+  const std::vector<float> whole = PromptLogits(*executor, golden.Ints("ids"), 512);
   for (const int32_t chunk : {7, 1}) {
-    EXPECT_EQ(Logits(*executor, golden.Ints("ids"), chunk), whole) << "chunk " << chunk;
+    EXPECT_EQ(PromptLogits(*executor, golden.Ints("ids"), chunk), whole) << "chunk " << chunk;
   }
   // As serving runs a prompt, with nothing wanted of its other tokens (gemma4.h).
   const auto last = worker::RunLastLogits(*executor, golden.Ints("ids"), 16);

@@ -9,7 +9,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "tests/golden/golden_files.h"
 #include "tests/support/engine_driver.h"
-#include "worker/engine/prompt_logits.h"
+#include "tests/support/prompt_logits.h"
 #include "worker/executor/model_executor.h"
 
 namespace facet::test {
@@ -37,20 +37,6 @@ std::unique_ptr<ModelExecutor> MakeExecutor(const std::string& directory,
   return *std::move(executor);
 }
 
-std::vector<float> Logits(ModelExecutor& executor, const std::vector<int32_t>& ids, int32_t chunk) {
-  std::vector<float> all;
-  int chunks = 0;
-  const Status status =
-      worker::RunPromptLogits(executor, ids, chunk, [&](int64_t, std::span<const float> logits) {
-        all.insert(all.end(), logits.begin(), logits.end());
-        ++chunks;
-      });
-  EXPECT_TRUE(status.ok()) << status;
-  // An implementation that ignores the chunk size would pass every comparison.
-  EXPECT_EQ(chunks, (static_cast<int>(ids.size()) + chunk - 1) / chunk);
-  return all;
-}
-
 class GoldenLogitsTest : public testing::TestWithParam<GoldenCase> {};
 
 TEST_P(GoldenLogitsTest, Float32LogitsEqualTransformersInEveryChunking) {
@@ -59,7 +45,8 @@ TEST_P(GoldenLogitsTest, Float32LogitsEqualTransformersInEveryChunking) {
       MakeExecutor(GetParam().model_directory, DType::kF32, kernels::BestCpuTier());
   const std::vector<float> want = golden.Floats("logits");
   for (const int32_t chunk : {2000, 16, 7, 1}) {
-    const double difference = LargestDifference(Logits(*executor, golden.Ints("ids"), chunk), want);
+    const double difference =
+        LargestDifference(PromptLogits(*executor, golden.Ints("ids"), chunk), want);
     EXPECT_LE(difference, kFloat32Bound) << "chunk " << chunk;
     if (chunk == 2000) RecordProperty("largest_difference", std::to_string(difference));
   }
@@ -72,7 +59,7 @@ TEST_P(GoldenLogitsTest, Float32LogitsOfALongPromptEqualTransformers) {
       MakeExecutor(GetParam().model_directory, DType::kF32, kernels::BestCpuTier(), 2);
   const std::vector<float> want = golden.Floats("logits");
   for (const int32_t chunk : {2000, 333}) {
-    std::vector<float> got = Logits(*executor, golden.Ints("ids"), chunk);
+    std::vector<float> got = PromptLogits(*executor, golden.Ints("ids"), chunk);
     got.erase(got.begin(), got.end() - static_cast<int64_t>(want.size()));
     // A third of what rope angles in double precision would be off (generate.py's README).
     EXPECT_LE(LargestDifference(got, want), 3e-4) << "chunk " << chunk;
@@ -102,7 +89,7 @@ TEST_P(GoldenLogitsTest, Bfloat16IsNoFurtherOffThanTransformersOwnRun) {
   for (const CpuTier tier : {CpuTier::kScalar, CpuTier::kAvx2, CpuTier::kAvx512}) {
     if (!kernels::Supports(tier)) continue;
     const auto executor = MakeExecutor(GetParam().model_directory, DType::kBf16, tier);
-    const std::vector<float> got = Logits(*executor, golden.Ints("ids"), 2000);
+    const std::vector<float> got = PromptLogits(*executor, golden.Ints("ids"), 2000);
     EXPECT_LE(MeanDifference(got, want), 1.2 * golden.Floats("bf16_mean")[0])
         << kernels::NameOf(tier);
     EXPECT_LE(LargestDifference(got, want), 1.2 * golden.Floats("bf16_max")[0])
@@ -162,7 +149,7 @@ TEST_P(DemoModelTest, Bfloat16ChoosesWhatFloat32Chooses) {
   int64_t compared = 0;
   int64_t equal = 0;
   for (int i = 0; golden.Has(StrCat("ids_", i)); ++i) {
-    const std::vector<float> logits = Logits(*executor, golden.Ints(StrCat("ids_", i)), 2000);
+    const std::vector<float> logits = PromptLogits(*executor, golden.Ints(StrCat("ids_", i)), 2000);
     const std::vector<int32_t> want = golden.Ints(StrCat("argmax_", i));
     const int64_t vocab = executor->info().vocab;
     for (size_t t = 0; t < want.size(); ++t) {

@@ -9,7 +9,7 @@
 #include "kernels/misreading.h"
 #include "kernels/reference/reference_backend.h"
 #include "tests/golden/golden_files.h"
-#include "worker/engine/prompt_logits.h"
+#include "tests/support/prompt_logits.h"
 #include "worker/executor/model_executor.h"
 
 namespace facet::test {
@@ -27,15 +27,9 @@ std::vector<float> Logits(const std::string& directory, const std::vector<int32_
                                      .running_max = 1,
                                      .step_tokens_max = 2048},
                                     std::make_unique<kernels::ReferenceBackend>());
-  std::vector<float> all;
   // A mistake that the loader itself refuses has been noticed.
-  if (!executor.ok()) return all;
-  const Status status =
-      worker::RunPromptLogits(**executor, ids, 2048, [&](int64_t, std::span<const float> logits) {
-        all.insert(all.end(), logits.begin(), logits.end());
-      });
-  EXPECT_TRUE(status.ok()) << status;
-  return all;
+  if (!executor.ok()) return {};
+  return PromptLogits(**executor, ids, 2048);
 }
 
 // Over the short prompts of all cases; stops at the first that shows the mistake.

@@ -1,6 +1,6 @@
 // Fetches weights for a device from their files, past the page faults of a mapping: several threads
-// take what the page cache holds (preadv2 with RWF_NOWAIT) and read the rest past it (O_DIRECT), so
-// that a cold start runs at the drive's speed, a warm one at the memory's, and loading a model
+// take what the page cache holds (preadv2 with RWF_NOWAIT) and read the rest past it (O_DIRECT): a
+// cold start waits for the drive, not for page faults, a warm one for memory, and loading a model
 // leaves the page cache as it was.
 #pragma once
 

@@ -122,19 +122,19 @@ ConstTensorView Gemma4::Forward(const ForwardInput& input, const KvCache& kv) {
   const auto num_tokens = static_cast<int64_t>(input.ids.size());
   FACET_CHECK_LE(num_tokens, buffers_.step_tokens_max);
   const ConstTensorView ids = backend_.StageInts(input.ids);
+  const kernels::AttentionShape sliding = AttentionShapeOf(/*full=*/false);
+  const kernels::AttentionShape full = AttentionShapeOf(/*full=*/true);
   const int32_t kv_end = config_.kv_layers_end();
   std::optional<WantedTokens> wanted;
   if (kv_end < config_.num_layers && input.logits_rows.size() < input.ids.size()) {
-    wanted.emplace(input, AttentionShapeOf(/*full=*/false), AttentionShapeOf(/*full=*/true),
-                   backend_);
+    wanted.emplace(input, sliding, full, backend_);
   }
   const ConstTensorView logits_rows =
       wanted ? wanted->logits_rows : backend_.StageInts(input.logits_rows);
-  StepState state{
-      .buffers = buffers_,
-      .num_tokens = num_tokens,
-      .sliding_batch = backend_.StageRows(input.sliding_rows, AttentionShapeOf(/*full=*/false)),
-      .full_batch = backend_.StageRows(input.full_rows, AttentionShapeOf(/*full=*/true))};
+  StepState state{.buffers = buffers_,
+                  .num_tokens = num_tokens,
+                  .sliding_batch = backend_.StageRows(input.sliding_rows, sliding),
+                  .full_batch = backend_.StageRows(input.full_rows, full)};
   backend_.SendStaged();
   state.hidden = state.View(buffers_.hidden, config_.hidden);
   state.branch = state.View(buffers_.branch, config_.hidden);

@@ -8,7 +8,7 @@
 
 #include "kernels/cpu/cpu_backend.h"
 #include "tests/support/engine_driver.h"
-#include "worker/engine/prompt_logits.h"
+#include "tests/support/prompt_logits.h"
 #include "worker/executor/model_executor.h"
 
 namespace facet::test {
@@ -179,12 +179,7 @@ TEST_P(BatchInvarianceTest, LogitsOfAPromptAreTheSameBitsInEveryChunkingAndThrea
   for (const int threads : {1, 2}) {
     for (const int32_t chunk : {256, 1, 7, 16, 64}) {
       const auto executor = MakeExecutor(GetParam(), threads, kRoomyBytes);
-      std::vector<float> got;
-      ASSERT_TRUE(worker::RunPromptLogits(*executor, ids, chunk,
-                                          [&](int64_t, std::span<const float> logits) {
-                                            got.insert(got.end(), logits.begin(), logits.end());
-                                          })
-                      .ok());
+      const std::vector<float> got = PromptLogits(*executor, ids, chunk);
       if (want.empty()) want = got;
       EXPECT_EQ(got, want) << "chunk " << chunk << ", threads " << threads;
     }
