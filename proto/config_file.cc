@@ -42,6 +42,8 @@ constexpr Bound kBounds[] = {
     {"facet.v1.PoolConfig.waiting_max", 0, 65'536},
     {"facet.v1.PoolConfig.price_usd_per_hour", 0, 100'000},
     {"facet.v1.PoolConfig.drain_ms_max", 0, 3'600'000},
+    {"facet.v1.ExpertGroupConfig.ranks", 0, 8},
+    {"facet.v1.ExpertGroupConfig.step_ms_max", 0, 3'600'000},
 };
 
 // Turns YAML nodes into fields of a message, by their names.
@@ -245,7 +247,14 @@ void FillDefaults(v1::ClusterConfig& config) {
     pool.set_drain_ms_max(OrDefault<int64_t>(pool.drain_ms_max(), 30'000));
     for (v1::WorkerEndpoint& worker : *pool.mutable_workers()) {
       worker.set_metrics_address(OrDefault<std::string>(worker.metrics_address(), "off"));
+      const std::string& address = worker.grpc_address();
+      worker.set_data_host(
+          OrDefault<std::string>(worker.data_host(), address.substr(0, address.rfind(':'))));
     }
+    if (!pool.has_expert_group()) continue;
+    v1::ExpertGroupConfig& group = *pool.mutable_expert_group();
+    group.set_comm(OrDefault<std::string>(group.comm(), "gloo"));
+    group.set_step_ms_max(OrDefault<int64_t>(group.step_ms_max(), 30'000));
   }
 }
 
@@ -271,6 +280,31 @@ Status CheckRouter(const v1::RouterConfig& router) {
   return CheckAddress("router.metrics_address", router.metrics_address(), true);
 }
 
+Status CheckExpertGroup(const v1::PoolConfig& pool,
+                        const std::string& path,
+                        std::set<std::string>& addresses) {
+  const v1::ExpertGroupConfig& group = pool.expert_group();
+  const int32_t ranks = group.ranks();
+  if (ranks != 2 && ranks != 4 && ranks != 8) {
+    return InvalidArgument(path, ".ranks is ", ranks, "; it must be 2, 4 or 8");
+  }
+  if (pool.workers_size() < ranks) {
+    return InvalidArgument(path, ".ranks is ", ranks, "; the pool has ", pool.workers_size(),
+                           " workers");
+  }
+  FACET_RETURN_IF_ERROR(CheckChoice(path + ".comm", group.comm(), {"gloo"}));
+  const std::string& address = group.rendezvous_address();
+  FACET_RETURN_IF_ERROR(CheckAddress(path + ".rendezvous_address", address, false));
+  if (address.ends_with(":0")) {
+    return InvalidArgument(path, ".rendezvous_address is ", address,
+                           "; the other ranks must know the port");
+  }
+  if (!addresses.insert(address).second) {
+    return InvalidArgument(path, ".rendezvous_address is ", address, ", which stands twice");
+  }
+  return absl::OkStatus();
+}
+
 Status CheckPool(const v1::PoolConfig& pool,
                  const std::string& path,
                  const std::set<std::string>& model_names,
@@ -284,6 +318,9 @@ Status CheckPool(const v1::PoolConfig& pool,
   FACET_RETURN_IF_ERROR(
       CheckChoice(path + ".cpu_tier", pool.cpu_tier(), {"", "scalar", "avx2", "avx512"}));
   if (pool.workers_size() == 0) return InvalidArgument(path, ".workers is empty");
+  if (pool.has_expert_group()) {
+    FACET_RETURN_IF_ERROR(CheckExpertGroup(pool, path + ".expert_group", addresses));
+  }
   for (int i = 0; i < pool.workers_size(); ++i) {
     const v1::WorkerEndpoint& worker = pool.workers(i);
     const std::string worker_path = StrCat(path, ".workers[", i, "]");
@@ -346,6 +383,11 @@ StatusOr<v1::ClusterConfig> ParseClusterConfig(const std::string& yaml,
   if (const Status status = CheckConfig(config); !status.ok()) return Annotate(status, file_name);
   for (v1::ModelConfig& model : *config.mutable_models()) {
     model.set_directory((std::filesystem::path(directory) / model.directory()).string());
+  }
+  for (v1::PoolConfig& pool : *config.mutable_pools()) {
+    if (!pool.has_expert_group() || pool.expert_group().key_file().empty()) continue;
+    v1::ExpertGroupConfig& group = *pool.mutable_expert_group();
+    group.set_key_file((std::filesystem::path(directory) / group.key_file()).string());
   }
   return config;
 }

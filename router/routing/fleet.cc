@@ -80,14 +80,7 @@ std::vector<Fleet::Action> Fleet::OnDescribed(
   Worker& it = workers_[worker];
   it.describing = false;
   if (!described.ok()) {
-    const bool loading = ReasonOf(described.status()) == "LOADING";
-    if (loading) {
-      it.state = v1::WORKER_STATE_LOADING;
-    } else if (it.sessions_opened == 0) {
-      it.state = v1::WORKER_STATE_CONNECTING;
-    }
-    // A worker that was lost keeps saying why.
-    if (it.state != v1::WORKER_STATE_DEAD) it.reason = MessageOf(described.status());
+    OnNotDescribed(it, described.status());
     Retry(it, now_ns);
     return {};
   }
@@ -100,6 +93,7 @@ std::vector<Fleet::Action> Fleet::OnDescribed(
     Retry(it, now_ns);
     return {};
   }
+  std::vector<Action> actions = EndOlderEpochs(worker, now_ns);
   it.session = ++it.sessions_opened;
   it.state = v1::WORKER_STATE_CONNECTING;
   it.reason = "waiting for the first heartbeat";
@@ -107,12 +101,65 @@ std::vector<Fleet::Action> Fleet::OnDescribed(
   it.next_lease_ns = now_ns;
   it.credits.Clear();
   it.load.Clear();
+  it.experts.Clear();
   it.samples.clear();
   it.sequences_sent = 0;
   it.prefill_tokens_sent = 0;
   it.unreported_tokens = 0;
   it.unreported_sequences = 0;
-  return {{.kind = Action::Kind::kOpenSession, .worker = worker, .session = it.session}};
+  actions.push_back({.kind = Action::Kind::kOpenSession, .worker = worker, .session = it.session});
+  return actions;
+}
+
+void Fleet::OnNotDescribed(Worker& worker, const Status& status) {
+  const std::string reason = ReasonOf(status);
+  if (reason == "LOADING" || reason == "GROUP_FORMING") {
+    worker.state = v1::WORKER_STATE_LOADING;
+  } else if (reason == "SPARE") {
+    worker.state = v1::WORKER_STATE_SPARE;
+  } else if (worker.sessions_opened == 0) {
+    worker.state = v1::WORKER_STATE_CONNECTING;
+  }
+  // A worker that was lost keeps saying why.
+  if (worker.state != v1::WORKER_STATE_DEAD) worker.reason = MessageOf(status);
+}
+
+bool Fleet::SameGroup(const Worker& a, const Worker& b) {
+  return a.session != 0 && b.session != 0 && !a.described.group().empty() &&
+         a.described.group() == b.described.group();
+}
+
+std::vector<Fleet::Action> Fleet::EndOlderEpochs(int index, int64_t now_ns) {
+  const worker::v1::DescribeResponse& newest = workers_[index].described;
+  std::vector<Action> actions;
+  for (int i = 0; i < static_cast<int>(workers_.size()); ++i) {
+    const worker::v1::DescribeResponse& other = workers_[i].described;
+    if (i == index || workers_[i].session == 0 || newest.group().empty()) continue;
+    if (other.group() != newest.group() || other.group_epoch() >= newest.group_epoch()) continue;
+    actions.push_back(Lose(i, v1::WORKER_STATE_DEAD,
+                           StrCat("epoch ", other.group_epoch(), " of its group is over: epoch ",
+                                  newest.group_epoch(), " has begun"),
+                           "epoch", now_ns));
+  }
+  return actions;
+}
+
+Fleet::GroupHold Fleet::HoldOf(const Worker& worker) const {
+  const int32_t num_ranks = worker.described.num_ranks();
+  if (worker.described.group().empty()) return {};
+  int32_t ready = 0;
+  for (const Worker& other : workers_) {
+    if (!SameGroup(worker, other)) continue;
+    if (other.state == v1::WORKER_STATE_DRAINING) {
+      return {v1::WORKER_STATE_DRAINING,
+              StrCat("rank ", other.described.rank(), " of its group drains")};
+    }
+    const bool same_epoch = other.described.group_epoch() == worker.described.group_epoch();
+    if (same_epoch && other.state == v1::WORKER_STATE_READY) ++ready;
+  }
+  if (ready == num_ranks) return {};
+  return {v1::WORKER_STATE_LOADING, StrCat("of the ", num_ranks, " ranks of its group ", ready,
+                                           " are ready in epoch ", worker.described.group_epoch())};
 }
 
 // Empty if the worker is what the config says and what the model's other workers are.
@@ -207,6 +254,7 @@ std::vector<Fleet::Action> Fleet::OnHeartbeat(int worker,
   if (!IsOpen(it, session)) return {};
   TakeReport(it, heartbeat.credits(), heartbeat.load(), heartbeat.step(), now_ns);
   it.backoff_ms = 0;
+  if (heartbeat.has_experts()) it.experts = heartbeat.experts();
   const int64_t step_ms_max =
       std::max(options_.step_ms_min, options_.step_factor * heartbeat.step_predicted_ms());
   if (heartbeat.step_elapsed_ms() > step_ms_max) {
@@ -267,7 +315,8 @@ RouteCandidate Fleet::CandidateOf(const Worker& worker) const {
   const worker::v1::Load& load = worker.load;
   return {
       .worker = worker.config.name(),
-      .ready = worker.session != 0 && worker.state == v1::WORKER_STATE_READY,
+      .ready = worker.session != 0 && worker.state == v1::WORKER_STATE_READY &&
+               HoldOf(worker).state == v1::WORKER_STATE_READY,
       .context_tokens_max = worker.described.context_tokens_max(),
       .sequence_credits = left(worker.credits.sequences(), worker.sequences_sent),
       .prefill_token_credits = left(worker.credits.prefill_tokens(), worker.prefill_tokens_sent),
@@ -286,6 +335,16 @@ v1::WorkerStatus Fleet::StatusOf(const Worker& worker) const {
   status.set_model(worker.config.model);
   status.set_state(worker.state);
   status.set_reason(worker.reason);
+  if (worker.state == v1::WORKER_STATE_READY) {
+    const GroupHold hold = HoldOf(worker);
+    status.set_state(hold.state);
+    status.set_reason(hold.reason);
+  }
+  status.set_group(worker.described.group());
+  status.set_rank(worker.described.rank());
+  status.set_num_ranks(worker.described.num_ranks());
+  status.set_group_epoch(worker.described.group_epoch());
+  *status.mutable_expert_choices() = worker.experts.choices();
   status.set_device_class(worker.described.device_class());
   status.set_numerics_id(worker.described.numerics_id());
   status.set_price_usd_per_hour(worker.described.price_usd_per_hour());

@@ -7,6 +7,10 @@
 //        ↑            ↓ mismatch                  ↓ stream broken, no heartbeat, hung
 //        └─ backoff ──┴───────────────────────────┘
 //
+// The ranks of an expert-parallel group stand or fall together: none gets a request unless all are
+// ready in one epoch and none drains, and a rank that comes with a newer epoch ends the sessions
+// of the older one, so that nothing that a rank says late reaches a client.
+//
 // Everybody else reads an immutable FleetSnapshot.
 #pragma once
 
@@ -151,6 +155,7 @@ class Fleet {
     uint64_t step = 0;
     worker::v1::Credits credits;
     worker::v1::Load load;
+    worker::v1::ExpertLoad experts;
     uint64_t sequences_sent = 0;  // Totals of this session, as credits are.
     uint64_t prefill_tokens_sent = 0;
     int64_t unreported_tokens = 0;  // Sent since the last report.
@@ -158,8 +163,20 @@ class Fleet {
     std::deque<Sample> samples;
   };
 
+  // Why a worker that is ready itself gets no requests, and how its group stands.
+  struct GroupHold {
+    v1::WorkerState state = v1::WORKER_STATE_READY;  // Not held.
+    std::string reason = {};
+  };
+
   bool IsOpen(const Worker& worker, uint64_t session) const;
   std::string Mismatch(int index) const;
+  // Whether both have a session open under an epoch of one group.
+  static bool SameGroup(const Worker& a, const Worker& b);
+  // Ends the sessions of ranks that have not seen the epoch of this one.
+  std::vector<Action> EndOlderEpochs(int index, int64_t now_ns);
+  GroupHold HoldOf(const Worker& worker) const;
+  void OnNotDescribed(Worker& worker, const Status& status);
   void Retry(Worker& worker, int64_t now_ns);
   Action Lose(
       int index, v1::WorkerState state, const std::string& reason, std::string cause, int64_t now);

@@ -100,6 +100,24 @@ const BadCase kBadCases[] = {
      .yaml = kModel + "pools: [{name: p, model: m, workers: [{grpc_address: 'h:1'}, "
                       "{grpc_address: 'h:1'}]}]",
      .message = "pools[0].workers[1].grpc_address is h:1, which stands twice"},
+    {.name = "ranks_that_slices_do_not_fit",
+     .yaml = kModel + "pools: [{name: p, model: m, workers: [{grpc_address: 'h:1'}], "
+                      "expert_group: {ranks: 3, rendezvous_address: 'h:2'}}]",
+     .message = "pools[0].expert_group.ranks is 3; it must be 2, 4 or 8"},
+    {.name = "more_ranks_than_workers",
+     .yaml = kModel + "pools: [{name: p, model: m, workers: [{grpc_address: 'h:1'}], "
+                      "expert_group: {ranks: 2, rendezvous_address: 'h:2'}}]",
+     .message = "pools[0].expert_group.ranks is 2; the pool has 1 workers"},
+    {.name = "rendezvous_that_nobody_finds",
+     .yaml = kModel + "pools: [{name: p, model: m, workers: [{grpc_address: 'h:1'}, "
+                      "{grpc_address: 'h:2'}], "
+                      "expert_group: {ranks: 2, rendezvous_address: 'h:0'}}]",
+     .message = "pools[0].expert_group.rendezvous_address is h:0; the other ranks must know"},
+    {.name = "unknown_comm",
+     .yaml = kModel + "pools: [{name: p, model: m, workers: [{grpc_address: 'h:1'}, "
+                      "{grpc_address: 'h:2'}], "
+                      "expert_group: {ranks: 2, comm: mpi, rendezvous_address: 'h:3'}}]",
+     .message = "pools[0].expert_group.comm is \"mpi\"; it must be one of gloo"},
 };
 
 INSTANTIATE_TEST_SUITE_P(All,

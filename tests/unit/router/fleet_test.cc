@@ -200,5 +200,79 @@ TEST_F(FleetTest, LeasesAreRenewedEverySecond) {
   EXPECT_EQ(renewals(1000), 1);
 }
 
+// Two workers that are the ranks of one group.
+class GroupFleetTest : public FleetTest {
+ protected:
+  static worker::v1::DescribeResponse Rank(int rank, int64_t epoch) {
+    worker::v1::DescribeResponse response = Description(rank);
+    response.set_group("p");
+    response.set_rank(rank);
+    response.set_num_ranks(2);
+    response.set_group_epoch(epoch);
+    return response;
+  }
+
+  uint64_t Join(int rank, int64_t epoch) {
+    const auto actions = fleet_.OnDescribed(rank, Rank(rank, epoch), now_);
+    EXPECT_EQ(actions.back().kind, Kind::kOpenSession);
+    fleet_.OnHeartbeat(rank, actions.back().session, Beat(), now_);
+    return actions.back().session;
+  }
+};
+
+TEST_F(GroupFleetTest, IsReadyOnceAllRanksAre) {
+  Join(0, 7);
+  EXPECT_FALSE(Candidate(0).ready);
+  EXPECT_EQ(StatusOf(0).state(), v1::WORKER_STATE_LOADING);
+  EXPECT_EQ(StatusOf(0).reason(), "of the 2 ranks of its group 1 are ready in epoch 7");
+  Join(1, 7);
+  EXPECT_TRUE(Candidate(0).ready);
+  EXPECT_TRUE(Candidate(1).ready);
+  EXPECT_EQ(StatusOf(1).group_epoch(), 7);
+  EXPECT_EQ(StatusOf(1).rank(), 1);
+}
+
+TEST_F(GroupFleetTest, LosesAllWhenOneRankIsLost) {
+  Join(0, 1);
+  const uint64_t session = Join(1, 1);
+  fleet_.OnSessionEnded(1, session, Unavailable("gone"), now_);
+  EXPECT_FALSE(Candidate(0).ready);
+}
+
+TEST_F(GroupFleetTest, ANewerEpochEndsTheSessionsOfTheOlder) {
+  const uint64_t stale = Join(0, 1);
+  const uint64_t session = Join(1, 1);
+  fleet_.OnSessionEnded(1, session, Unavailable("epoch 1 ended"), now_);
+  const auto actions = fleet_.OnDescribed(1, Rank(1, 2), now_);
+  ASSERT_EQ(actions.size(), 2u);
+  EXPECT_EQ(actions[0].kind, Kind::kCloseSession);
+  EXPECT_EQ(actions[0].session, stale);
+  EXPECT_EQ(actions[0].cause, "epoch");
+  EXPECT_THAT(actions[0].reason, HasSubstr("epoch 1 of its group is over: epoch 2 has begun"));
+  EXPECT_EQ(actions[1].kind, Kind::kOpenSession);
+  // What the old session still says is nobody's.
+  fleet_.OnHeartbeat(0, stale, Beat(), now_);
+  EXPECT_FALSE(Candidate(0).ready);
+}
+
+TEST_F(GroupFleetTest, DrainsWhole) {
+  const uint64_t session = Join(0, 1);
+  Join(1, 1);
+  worker::v1::Heartbeat draining = Beat();
+  draining.set_draining(true);
+  fleet_.OnHeartbeat(0, session, draining, now_);
+  EXPECT_FALSE(Candidate(1).ready);
+  EXPECT_EQ(StatusOf(1).state(), v1::WORKER_STATE_DRAINING);
+  EXPECT_EQ(StatusOf(1).reason(), "rank 0 of its group drains");
+}
+
+TEST_F(GroupFleetTest, ASpareAndAFormingGroupSayWhatTheyWaitFor) {
+  fleet_.OnDescribed(0, WithReason(Unavailable("rank 1 is absent"), "GROUP_FORMING"), now_);
+  EXPECT_EQ(StatusOf(0).state(), v1::WORKER_STATE_LOADING);
+  EXPECT_EQ(StatusOf(0).reason(), "rank 1 is absent");
+  fleet_.OnDescribed(1, WithReason(Unavailable("waits for a rank"), "SPARE"), now_);
+  EXPECT_EQ(StatusOf(1).state(), v1::WORKER_STATE_SPARE);
+}
+
 }  // namespace
 }  // namespace facet::router
