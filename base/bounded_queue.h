@@ -27,6 +27,12 @@ class BoundedQueue {
     return true;
   }
 
+  // Queued even if the queue is full, for the few items that must not be lost; dropped if closed.
+  void PushBeyond(T&& item) {
+    absl::MutexLock lock(&mutex_);
+    if (!closed_) items_.push_back(std::move(item));
+  }
+
   // Everything queued, in order; empty if nothing is.
   std::vector<T> Drain() {
     absl::MutexLock lock(&mutex_);

@@ -19,6 +19,7 @@ class CountingExecutor final : public worker::Executor {
     int32_t step_tokens_max = 64;
     int64_t device_ns = 1000;
     int64_t bad_position = -1;  // Logits for the token at this position are not finite.
+    int64_t fail_step = -1;     // This step, counted from 1, and what is submitted with it fails.
   };
 
   explicit CountingExecutor(const Options& options) : options_(options) {
@@ -38,7 +39,8 @@ class CountingExecutor final : public worker::Executor {
 
   worker::Ticket Submit(const worker::StepBatch& batch) override {
     FACET_CHECK_LT(results_.size(), 2U);
-    worker::StepResult result{.device_ns = options_.device_ns};
+    worker::StepResult result;
+    result.device_ns = options_.device_ns;
     for (const worker::BatchRow& row : batch.rows) {
       CheckRow(batch, row);
       const int64_t position = row.first_position + row.num_tokens;
@@ -50,6 +52,11 @@ class CountingExecutor final : public worker::Executor {
       result.rows.push_back(one);
     }
     ++num_steps_;
+    if (num_steps_ == options_.fail_step || num_steps_ == options_.fail_step + 1) {
+      result = {};
+      result.status = Unavailable("rank 1 is gone");
+    }
+    if (batch.return_expert_choices) result.expert_choices = {num_steps_, 2 * num_steps_};
     results_.push_back(std::move(result));
     return num_steps_;
   }

@@ -76,9 +76,14 @@ class EngineDriver final : public worker::EngineSink {
     answers_[refusal.request_id].refused = refusal.status;
   }
 
+  void OnLost(const Status& cause) override { lost_.push_back(cause); }
+
+  const std::vector<Status>& lost() const { return lost_; }
+
  private:
   std::map<std::string, Answer> answers_;
   std::vector<worker::StepFrame> frames_;
+  std::vector<Status> lost_;
   worker::Engine engine_;
 };
 

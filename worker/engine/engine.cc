@@ -38,7 +38,8 @@ Engine::Engine(const EngineOptions& options,
       sink_(sink),
       clock_(clock),
       inbox_(options.inbox_max),
-      scheduler_(options.scheduler, executor.info().kv) {
+      scheduler_(options.scheduler, executor.info().kv),
+      expert_load_(clock.NowNs()) {
   FACET_CHECK_LE(options.scheduler.step_tokens_max, executor.info().step_tokens_max);
   FACET_CHECK_LE(options.scheduler.running_max, executor.info().running_max);
   stats_.Begin(clock.NowNs());
@@ -83,6 +84,10 @@ void Engine::Drain(std::function<void()> on_drained) {
   }
 }
 
+void Engine::Suspend(Status cause) { inbox_.PushBeyond(SuspendCommand{std::move(cause)}); }
+
+void Engine::Resume() { inbox_.PushBeyond(ResumeCommand{}); }
+
 void Engine::ThreadMain() {
   engine_thread_.Rebind();
   while (true) {
@@ -96,6 +101,7 @@ void Engine::ThreadMain() {
 bool Engine::Step() {
   engine_thread_.Check();
   TakeCommands(inbox_.Drain());
+  ResumeIfIdle();
   ExpireDeadlines();
   if (inbox_.closed() && in_flight_.empty()) return false;
 
@@ -111,7 +117,11 @@ bool Engine::Step() {
 }
 
 void Engine::SubmitStep(StepPlan plan) {
-  const StepBatch batch = BuildBatch(plan);
+  StepBatch batch = BuildBatch(plan);
+  for (const PlannedChunk& chunk : plan.chunks()) {
+    expert_load_.Count(chunk.sequence->request().tenant, chunk.num_tokens);
+  }
+  batch.return_expert_choices = expert_load_.Open(clock_.NowNs());
   if (in_flight_.empty()) {
     const int64_t now_ns = clock_.NowNs();
     stats_.Update([&](EngineStats& stats) { stats.step_start_ns = now_ns; });
@@ -123,7 +133,16 @@ void Engine::SubmitStep(StepPlan plan) {
 void Engine::FinishStep() {
   InFlight step = std::move(in_flight_.front());
   StepResult result = executor_.Await(step.ticket);
+  if (!result.status.ok()) LoseAll(result.status);
   in_flight_.pop_front();
+  if (!result.status.ok()) {
+    const int64_t next_ns = in_flight_.empty() ? 0 : clock_.NowNs();
+    stats_.Update([&](EngineStats& stats) { stats.step_start_ns = next_ns; });
+    scheduler_.OnStepDone(step.plan);
+    ForgetFinished();
+    Publish({}, step.step, 0);
+    return;
+  }
   std::map<uint64_t, StepFrame> frames = Commit(step, result);
   scheduler_.OnStepDone(step.plan);
   ForgetFinished();
@@ -145,6 +164,7 @@ std::map<uint64_t, StepFrame> Engine::Commit(const InFlight& step, StepResult& r
   }
   stats_.Update([&](EngineStats& stats) {
     ++stats.steps;
+    if (!result.expert_choices.empty()) stats.expert_choices = std::move(result.expert_choices);
     stats.step_start_ns = in_flight_.empty() ? 0 : now_ns;
     stats.load.busy_ns_total += busy_ns;
     stats.preemptions = scheduler_.num_preemptions();
@@ -263,8 +283,9 @@ void Engine::OnCommand(SequenceRequest& request) {
   session->second.submitted_tokens += prompt_tokens;
   const std::string id = request.request_id;
   const std::string tenant = request.tenant;
-  refusal.status = draining_ ? Unavailable("the worker drains")
-                             : scheduler_.Add(std::move(request), clock_.NowNs());
+  refusal.status = draining_    ? Unavailable("the worker drains")
+                   : suspended_ ? Unavailable("the worker's group is not formed")
+                                : scheduler_.Add(std::move(request), clock_.NowNs());
   if (!refusal.status.ok()) {
     sink_.OnRefusal(std::move(refusal));
     return;
@@ -308,6 +329,41 @@ void Engine::OnCommand(DrainCommand& command) {
   on_drained_ = std::move(command.on_drained);
   stats_.Spend(DeviceState::kIdle, clock_.NowNs());
   stats_.Update([](EngineStats& stats) { stats.draining = true; });
+}
+
+void Engine::OnCommand(SuspendCommand& command) { LoseAll(command.cause); }
+
+void Engine::OnCommand(ResumeCommand& /*command*/) {
+  resuming_ = true;
+  ResumeIfIdle();
+}
+
+// Steps that failed may still be in flight; they belong to what was lost.
+void Engine::ResumeIfIdle() {
+  if (!resuming_ || !in_flight_.empty()) return;
+  resuming_ = false;
+  suspended_ = false;
+  stats_.SpendRest(clock_.NowNs());
+  stats_.Update([](EngineStats& stats) { stats.suspended = false; });
+}
+
+// Steps that still run are waited for as usual.
+void Engine::LoseAll(const Status& cause) {
+  if (suspended_) return;
+  suspended_ = true;
+  // What a lost step took is part of the fault.
+  if (in_flight_.empty()) stats_.SpendRest(clock_.NowNs());
+  stats_.Update([](EngineStats& stats) { stats.suspended = true; });
+  stats_.SpendRest(clock_.NowNs());
+  sessions_.clear();  // So that nobody is told of ends: the sessions end themselves.
+  for (Sequence* seq : scheduler_.Alive()) {
+    const Account& account = accounts_[seq];
+    stats_.Update([&](EngineStats& stats) {
+      stats.wasted_ns["group_lost"] += account.prefill_ns + account.decode_ns;
+    });
+    EndNow(*seq, FinishReason::kError);
+  }
+  sink_.OnLost(cause);
 }
 
 void Engine::ExpireDeadlines() {

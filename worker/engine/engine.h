@@ -24,6 +24,7 @@
 #include "base/thread_checker.h"
 #include "worker/engine/charge.h"
 #include "worker/engine/engine_stats.h"
+#include "worker/engine/expert_load.h"
 #include "worker/engine/scheduler.h"
 #include "worker/engine/step_frame.h"
 #include "worker/executor/executor.h"
@@ -57,6 +58,12 @@ class Engine {
 
   // No new requests; what runs is finished. on_drained is called on the engine thread.
   void Drain(std::function<void()> on_drained);
+
+  // What computes has failed: sequences and sessions are lost, which the sink is told, and new
+  // requests are refused until Resume. A step that fails has the same effect by itself. For a rank
+  // whose group has ended; Resume when it is formed anew.
+  void Suspend(Status cause);
+  void Resume();
 
   // Ends the thread after the steps in flight; sequences that run are dropped.
   void Stop();
@@ -96,8 +103,19 @@ class Engine {
     std::function<void()> on_drained;
   };
 
-  using Command =
-      std::variant<SequenceRequest, CancelCommand, OpenCommand, CloseCommand, DrainCommand>;
+  struct SuspendCommand {
+    Status cause;
+  };
+
+  struct ResumeCommand {};
+
+  using Command = std::variant<SequenceRequest,
+                               CancelCommand,
+                               OpenCommand,
+                               CloseCommand,
+                               DrainCommand,
+                               SuspendCommand,
+                               ResumeCommand>;
 
   struct InFlight {
     Ticket ticket = 0;
@@ -125,6 +143,10 @@ class Engine {
   void OnCommand(OpenCommand& command);
   void OnCommand(CloseCommand& command);
   void OnCommand(DrainCommand& command);
+  void OnCommand(SuspendCommand& command);
+  void OnCommand(ResumeCommand& command);
+  void LoseAll(const Status& cause);
+  void ResumeIfIdle();
   void ExpireDeadlines();
 
   void SubmitStep(StepPlan plan);
@@ -153,8 +175,11 @@ class Engine {
   std::map<const Sequence*, Account> accounts_;
   uint64_t num_steps_ = 0;
   bool draining_ = false;
+  bool suspended_ = false;
+  bool resuming_ = false;
   std::function<void()> on_drained_;
   StatsBoard stats_;
+  ExpertLoadGate expert_load_;
   std::thread thread_;
 };
 

@@ -17,13 +17,19 @@ void StatsBoard::Spend(DeviceState state, int64_t now_ns) {
   stats_.held_ns = now_ns - begin_ns_;
 }
 
+void StatsBoard::SpendRest(int64_t now_ns) { SpendStep(DeviceState::kIdle, 0, now_ns); }
+
+DeviceState StatsBoard::RestState() const {
+  if (stats_.suspended) return DeviceState::kFault;
+  return stats_.draining ? DeviceState::kDrain : DeviceState::kIdle;
+}
+
 int64_t StatsBoard::SpendStep(DeviceState state, int64_t device_ns, int64_t now_ns) {
   absl::MutexLock lock(&mutex_);
   const int64_t elapsed_ns = now_ns - spent_until_ns_;
   const int64_t busy_ns = std::min(device_ns, elapsed_ns);
-  const DeviceState rest = stats_.draining ? DeviceState::kDrain : DeviceState::kIdle;
   stats_.state_ns[static_cast<int>(state)] += busy_ns;
-  stats_.state_ns[static_cast<int>(rest)] += elapsed_ns - busy_ns;
+  stats_.state_ns[static_cast<int>(RestState())] += elapsed_ns - busy_ns;
   spent_until_ns_ = now_ns;
   stats_.held_ns = now_ns - begin_ns_;
   return busy_ns;
@@ -33,8 +39,7 @@ EngineStats StatsBoard::Snapshot(const Clock& clock) const {
   absl::MutexLock lock(&mutex_);
   EngineStats stats = stats_;
   stats.held_ns = HeldNow(clock);
-  const DeviceState state = stats.draining ? DeviceState::kDrain : DeviceState::kIdle;
-  stats.state_ns[static_cast<int>(state)] += stats.held_ns - stats_.held_ns;
+  stats.state_ns[static_cast<int>(RestState())] += stats.held_ns - stats_.held_ns;
   stats.load.held_ns_total = stats.held_ns;
   return stats;
 }

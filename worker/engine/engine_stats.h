@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "absl/synchronization/mutex.h"
 #include "base/clock.h"
@@ -13,7 +14,8 @@
 
 namespace facet::worker {
 
-// kFault is never entered yet: a device that breaks ends the process.
+// kFault: from the loss of a rank until the group is formed again. A device that breaks ends the
+// process.
 enum class DeviceState { kLoading, kIdle, kPrefill, kDecode, kMixed, kDrain, kFault };
 
 inline constexpr int kNumDeviceStates = 7;
@@ -39,12 +41,14 @@ struct EngineStats {
   Load load;
   std::map<uint64_t, Credits> credits;  // By session.
   bool draining = false;
+  bool suspended = false;
   int64_t held_ns = 0;  // Since start; Σ state_ns.
   std::array<int64_t, kNumDeviceStates> state_ns{};
   std::map<std::string, TenantUse> tenants;
   std::map<std::string, int64_t> wasted_ns;  // By reason.
   std::map<std::string, int64_t> finished;   // Sequences by reason.
   int64_t preemptions = 0;
+  std::vector<int64_t> expert_choices;  // By expert, as of the last time that the gate opened.
 };
 
 // Shared by the engine thread, which writes at the end of a step, and readers.
@@ -55,6 +59,9 @@ class StatsBoard {
 
   // The device was in this state since the last call, until now_ns.
   void Spend(DeviceState state, int64_t now_ns);
+
+  // No step ran since the last call.
+  void SpendRest(int64_t now_ns);
 
   // A step has just ended. Of the time since the last call, device_ns (at most all of it) was spent
   // in this state, the rest idle. Returns what was spent.
@@ -76,6 +83,8 @@ class StatsBoard {
 
  private:
   int64_t HeldNow(const Clock& clock) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Of time in which no step runs.
+  DeviceState RestState() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   mutable absl::Mutex mutex_;
   EngineStats stats_ ABSL_GUARDED_BY(mutex_);

@@ -67,6 +67,8 @@ class EngineSink {
   virtual ~EngineSink() = default;
   virtual void OnStepFrame(StepFrame frame) = 0;
   virtual void OnRefusal(Refusal refusal) = 0;
+  // All sequences of all sessions are lost; the sessions are over.
+  virtual void OnLost(const Status& cause) = 0;
 };
 
 }  // namespace facet::worker

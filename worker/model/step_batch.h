@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "base/status.h"
 #include "worker/sampling/sampling_params.h"
 
 namespace facet::worker {
@@ -48,6 +49,7 @@ struct StepBatch {
   std::vector<int32_t> token_ids;
   std::vector<BatchRow> rows;
   bool return_logits = false;  // Copy the wanted logits into the result (tools and tests).
+  bool return_expert_choices = false;
 
   int32_t num_tokens() const { return static_cast<int32_t>(token_ids.size()); }
 };
@@ -61,9 +63,13 @@ struct RowResult {
 };
 
 struct StepResult {
+  Status status;                // Else nothing was computed that may be used: a rank failed.
   std::vector<RowResult> rows;  // In the order of StepBatch::rows.
   int64_t device_ns = 0;
   std::vector<float> logits;  // [wanted positions in row order, vocab], with return_logits.
+  // With return_expert_choices: how often tokens of this worker chose each expert, over all layers
+  // and steps so far. Empty for models without experts and for a model that no ranks share.
+  std::vector<int64_t> expert_choices;
 };
 
 }  // namespace facet::worker

@@ -50,6 +50,10 @@ WorkerMetrics MetricsOf(const EngineStats& stats,
   for (const auto& [reason, count] : stats.finished) {
     metrics.sequences_finished.At(model, pool, reason).Add(count);
   }
+  for (size_t expert = 0; expert < stats.expert_choices.size(); ++expert) {
+    metrics.expert_choices.At(model, pool, worker, std::to_string(expert))
+        .Add(stats.expert_choices[expert]);
+  }
   const Load& load = stats.load;
   metrics.tokens.At(model, pool, "prompt_computed")
       .Add(static_cast<int64_t>(load.prompt_tokens_total));

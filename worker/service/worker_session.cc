@@ -267,7 +267,9 @@ class WorkerService::Reactor final
 };
 
 WorkerService::WorkerService(const Clock& clock)
-    : clock_(clock), heartbeat_thread_([this] { HeartbeatMain(); }) {}
+    : clock_(clock),
+      not_ready_(WithReason(Unavailable("the worker loads its weights"), "LOADING")),
+      heartbeat_thread_([this] { HeartbeatMain(); }) {}
 
 WorkerService::~WorkerService() { Shutdown(); }
 
@@ -278,6 +280,17 @@ void WorkerService::Serve(Engine& engine,
   engine_ = &engine;
   description_ = description;
   on_drain_ = std::move(on_drain);
+  not_ready_ = absl::OkStatus();
+}
+
+void WorkerService::SetNotReady(Status why) {
+  absl::MutexLock lock(&mutex_);
+  not_ready_ = std::move(why);
+  for (auto& [id, reactor] : sessions_) reactor->End(not_ready_);
+}
+
+void WorkerService::OnLost(const Status& cause) {
+  SetNotReady(WithReason(Unavailable("its group forms anew: ", MessageOf(cause)), "GROUP_FORMING"));
 }
 
 void WorkerService::Shutdown() {
@@ -294,12 +307,8 @@ grpc::ServerUnaryReactor* WorkerService::Describe(grpc::CallbackServerContext* c
                                                   v1::DescribeResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   absl::MutexLock lock(&mutex_);
-  if (engine_ == nullptr) {
-    reactor->Finish(ToGrpcStatus(Unavailable("the worker loads its weights")));
-  } else {
-    *response = description_;
-    reactor->Finish(grpc::Status::OK);
-  }
+  if (not_ready_.ok()) *response = description_;
+  reactor->Finish(ToGrpcStatus(not_ready_));
   return reactor;
 }
 
@@ -314,7 +323,7 @@ grpc::ServerBidiReactor<v1::RouterMessage, v1::WorkerMessage>* WorkerService::Se
   };
 
   absl::MutexLock lock(&mutex_);
-  if (engine_ == nullptr) return new Refuse(Unavailable("the worker loads its weights"));
+  if (!not_ready_.ok()) return new Refuse(not_ready_);
   if (ending_) return new Refuse(Unavailable("the worker ends"));
   const uint64_t id = next_session_id_++;
   auto* reactor = new Reactor(*this, id);
@@ -330,7 +339,7 @@ grpc::ServerUnaryReactor* WorkerService::Drain(grpc::CallbackServerContext* cont
   {
     absl::MutexLock lock(&mutex_);
     if (engine_ == nullptr) {
-      reactor->Finish(ToGrpcStatus(Unavailable("the worker loads its weights")));
+      reactor->Finish(ToGrpcStatus(not_ready_));
       return reactor;
     }
     const Load load = engine_->Stats().load;
@@ -429,6 +438,10 @@ void WorkerService::HeartbeatMain() {
     beat.set_step_predicted_ms(static_cast<int64_t>(std::ceil(stats.load.step_ms_predicted)));
     beat.set_draining(stats.draining);
     beat.set_ready(true);
+    if (!stats.expert_choices.empty()) {
+      *beat.mutable_experts()->mutable_choices() = {stats.expert_choices.begin(),
+                                                    stats.expert_choices.end()};
+    }
     FillLoad(stats.load, *beat.mutable_load());
     for (auto& [id, reactor] : sessions_) {
       if (now_ns > reactor->lease_until_ns()) {

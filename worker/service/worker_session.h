@@ -2,8 +2,8 @@
 //
 // gRPC threads run the reactors; none of them waits. Each Session has a bounded outbox and one
 // write in flight. A thread of its own sends every session a heartbeat each 100 ms, so that a hung
-// step shows, and ends sessions whose lease has run out. Life of the service: loading (Describe
-// answers UNAVAILABLE) → serving → draining → gone.
+// step shows, and ends sessions whose lease has run out. Life of the service: not ready (Describe
+// answers UNAVAILABLE and why) ⇄ serving → draining → gone.
 #pragma once
 
 #include <atomic>
@@ -27,11 +27,14 @@ class WorkerService final : public v1::WorkerService::CallbackService, public En
   explicit WorkerService(const Clock& clock);
   ~WorkerService() override;
 
-  // Begins to serve; the engine must outlive the service. on_drain is called when a peer asks for
-  // Drain, on a gRPC thread.
+  // Begins to serve, or does so again after SetNotReady; the engine must outlive the service.
+  // on_drain is called when a peer asks for Drain, on a gRPC thread.
   void Serve(Engine& engine,
              const v1::DescribeResponse& description,
              std::function<void()> on_drain);
+
+  // Ends every session and refuses new ones, for this reason (with an ErrorInfo), until Serve.
+  void SetNotReady(Status why);
 
   // Ends every session; nothing is published any more.
   void Shutdown();
@@ -48,6 +51,7 @@ class WorkerService final : public v1::WorkerService::CallbackService, public En
   // EngineSink, on the engine thread.
   void OnStepFrame(StepFrame frame) override;
   void OnRefusal(Refusal refusal) override;
+  void OnLost(const Status& cause) override;
 
  private:
   class Reactor;
@@ -61,6 +65,7 @@ class WorkerService final : public v1::WorkerService::CallbackService, public En
   const Clock& clock_;
   mutable absl::Mutex mutex_;
   Engine* engine_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  Status not_ready_ ABSL_GUARDED_BY(mutex_);  // OK: it serves.
   v1::DescribeResponse description_ ABSL_GUARDED_BY(mutex_);
   std::function<void()> on_drain_ ABSL_GUARDED_BY(mutex_);
   std::map<uint64_t, Reactor*> sessions_ ABSL_GUARDED_BY(mutex_);

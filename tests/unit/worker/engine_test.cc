@@ -75,6 +75,8 @@ TEST(EngineTest, CommittedTokensAreNotGivenAgain) {
 
     void OnRefusal(worker::Refusal) override { FAIL(); }
 
+    void OnLost(const Status&) override { FAIL(); }
+
     std::vector<int32_t> positions;
     std::vector<int32_t> tokens;
   } sink;
@@ -123,6 +125,51 @@ TEST(EngineTest, ACancelOfAnOlderEpochIsIgnored) {
   driver.engine().CancelRequest(EngineDriver::kSession, "a", 1, FinishReason::kCancelled, true);
   ASSERT_TRUE(driver.RunAll());
   EXPECT_EQ(driver.answer("a").finish, FinishReason::kLength);
+}
+
+TEST(EngineTest, AFailedStepLosesEverySequenceAndOnlyThose) {
+  CountingExecutor executor({.fail_step = 4});
+  EngineDriver driver(Options(), executor);
+  driver.Submit(Request("a", 10, 100));
+  driver.Submit(Request("b", 20, 100));
+  ASSERT_TRUE(driver.RunAll());
+  ASSERT_EQ(driver.lost().size(), 1u);
+  EXPECT_EQ(MessageOf(driver.lost()[0]), "rank 1 is gone");
+  const worker::EngineStats lost = driver.engine().Stats();
+  EXPECT_EQ(lost.load.kv_bytes_used, 0);
+  EXPECT_EQ(lost.load.sequences_running, 0);
+  EXPECT_GT(lost.wasted_ns.at("group_lost"), 0);
+  EXPECT_EQ(driver.answer("a").finish, FinishReason::kNone) << "its session is over";
+  const size_t tokens = driver.answer("a").tokens.size();
+
+  driver.engine().OpenSession(EngineDriver::kSession);
+  driver.Submit(Request("early", 10, 5));
+  ASSERT_TRUE(driver.RunAll());
+  EXPECT_EQ(driver.answer("early").refused.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(driver.answer("a").tokens.size(), tokens);
+
+  driver.engine().Resume();
+  driver.Submit(Request("late", 30, 5));
+  ASSERT_TRUE(driver.RunAll());
+  EXPECT_EQ(driver.answer("late").tokens, Counted(30, 5));
+  const worker::EngineStats stats = driver.engine().Stats();
+  EXPECT_GT(stats.state_ns[static_cast<int>(worker::DeviceState::kFault)], 0);
+  int64_t sum_ns = 0;
+  for (const int64_t ns : stats.state_ns) sum_ns += ns;
+  EXPECT_EQ(sum_ns, stats.held_ns);
+}
+
+TEST(EngineTest, SuspendLosesSessionsOfAnIdleEngineToo) {
+  CountingExecutor executor({});
+  EngineDriver driver(Options(), executor);
+  driver.engine().Step();
+  driver.engine().Suspend(Unavailable("rank 1 is gone"));
+  driver.engine().Suspend(Unavailable("rank 2 is gone"));
+  driver.engine().Step();
+  ASSERT_EQ(driver.lost().size(), 1u);
+  driver.Submit(Request("nobody's", 10, 5));
+  ASSERT_TRUE(driver.RunAll());
+  EXPECT_TRUE(driver.answer("nobody's").tokens.empty());
 }
 
 TEST(EngineTest, RefusesWhatCanNeverFitAndNamesTheBound) {

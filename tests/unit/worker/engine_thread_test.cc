@@ -24,6 +24,8 @@ class CountingSink final : public worker::EngineSink {
     ++num_ended_;
   }
 
+  void OnLost(const Status& cause) override { FAIL() << MessageOf(cause); }
+
   void AwaitEnded(int count) {
     absl::MutexLock lock(&mutex_);
     const auto ended = [&]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return num_ended_ >= count; };
