@@ -1,7 +1,9 @@
 #include "cli/status_table.h"
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <vector>
 
 namespace facet {
@@ -29,9 +31,16 @@ std::string WorkerName(const v1::WorkerStatus& worker) {
   return StrCat(worker.pool(), "/", worker.index());
 }
 
+// The name, with the rank in a group.
+std::string NameCell(const v1::WorkerStatus& worker) {
+  if (worker.group().empty()) return WorkerName(worker);
+  return StrCat(WorkerName(worker), " rank ", worker.rank());
+}
+
 Colour ColourOf(v1::WorkerState state) {
   switch (state) {
     case v1::WORKER_STATE_READY:
+    case v1::WORKER_STATE_SPARE:
       return Colour::kGreen;
     case v1::WORKER_STATE_CONNECTING:
     case v1::WORKER_STATE_LOADING:
@@ -54,7 +63,7 @@ Row RowOf(const v1::WorkerStatus& worker, const Paint& paint) {
                      worker.state() != v1::WORKER_STATE_UNSPECIFIED;
   const auto number = [known](const std::string& text) { return known ? text : "-"; };
   return {
-      WorkerName(worker),
+      NameCell(worker),
       worker.address(),
       worker.model(),
       paint(ColourOf(worker.state()), "● " + StateName(worker.state())),
@@ -112,6 +121,69 @@ std::string Box(const Row& head, const std::vector<Row>& rows, const Paint& pain
   return out;
 }
 
+// Bars for values from 0 to the largest, which a line beside them names.
+std::string Sparkline(const std::vector<uint64_t>& values, uint64_t largest) {
+  constexpr const char* kBars[] = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
+  std::string out;
+  for (const uint64_t value : values) {
+    out += kBars[std::min<uint64_t>(7, largest == 0 ? 0 : value * 8 / largest)];
+  }
+  return out;
+}
+
+// What its ranks' tokens chose, in bars of equally many experts, and how far the busiest expert and
+// rank are above the mean.
+std::string ExpertsText(const std::vector<uint64_t>& choices, int32_t num_ranks) {
+  constexpr size_t kBarsMax = 32;
+  const uint64_t total = std::accumulate(choices.begin(), choices.end(), uint64_t{0});
+  if (total == 0) return "experts: not told before a minute, 100,000 tokens and 8 tenants";
+  const auto sums = [&](size_t parts) {
+    std::vector<uint64_t> out(parts);
+    for (size_t e = 0; e < choices.size(); ++e) out[e * parts / choices.size()] += choices[e];
+    return out;
+  };
+  const auto skew = [&](const std::vector<uint64_t>& parts) {
+    const uint64_t largest = *std::max_element(parts.begin(), parts.end());
+    return static_cast<double>(largest) * static_cast<double>(parts.size()) /
+           static_cast<double>(total);
+  };
+  const std::vector<uint64_t> bars = sums(std::min(kBarsMax, choices.size()));
+  return StrCat("experts ", Sparkline(bars, *std::max_element(bars.begin(), bars.end())),
+                " busiest ", FixedText(skew(choices), 2), " × mean, busiest rank ",
+                FixedText(skew(sums(static_cast<size_t>(num_ranks))), 2), " ×");
+}
+
+// One line for each expert-parallel group.
+std::string GroupLines(const v1::GetStatusResponse& status, const Paint& paint) {
+  struct Group {
+    int32_t num_ranks = 0;
+    int64_t epoch = 0;
+    int32_t ready = 0;
+    std::vector<uint64_t> choices;
+  };
+
+  std::map<std::string, Group> groups;
+  for (const v1::WorkerStatus& worker : status.workers()) {
+    if (worker.group().empty()) continue;
+    Group& group = groups[worker.group()];
+    group.num_ranks = std::max(1, worker.num_ranks());
+    group.epoch = std::max(group.epoch, worker.group_epoch());
+    if (worker.state() == v1::WORKER_STATE_READY) ++group.ready;
+    group.choices.resize(
+        std::max(group.choices.size(), static_cast<size_t>(worker.expert_choices_size())));
+    for (int e = 0; e < worker.expert_choices_size(); ++e) {
+      group.choices[static_cast<size_t>(e)] += worker.expert_choices(e);
+    }
+  }
+  std::string out;
+  for (const auto& [name, group] : groups) {
+    out += StrCat(paint(Colour::kBold, StrCat("group ", name)), "  epoch ", group.epoch, ", ",
+                  group.ready, " of ", group.num_ranks, " ranks ready; ",
+                  ExpertsText(group.choices, group.num_ranks), "\n");
+  }
+  return out;
+}
+
 std::string UptimeText(double seconds) {
   const auto whole = static_cast<int64_t>(seconds);
   if (whole < 60) return StrCat(whole, " s");
@@ -135,6 +207,7 @@ std::string StatusTable(const v1::GetStatusResponse& status, const Paint& paint)
   std::vector<Row> rows;
   for (const v1::WorkerStatus& worker : status.workers()) rows.push_back(RowOf(worker, paint));
   out += Box(head, rows, paint);
+  out += GroupLines(status, paint);
   for (const v1::WorkerStatus& worker : status.workers()) {
     if (worker.state() == v1::WORKER_STATE_READY || worker.reason().empty()) continue;
     out += StrCat(paint(ColourOf(worker.state()), WorkerName(worker)), ": ", worker.reason(), "\n");
@@ -163,7 +236,12 @@ std::string StatusJson(const v1::GetStatusResponse& status) {
                            {"price_usd_per_hour", worker.price_usd_per_hour()},
                            {"usd_per_mtok_output", worker.usd_per_mtok_output()},
                            {"busy_share", worker.busy_share()},
-                           {"steps", worker.steps()}});
+                           {"steps", worker.steps()},
+                           {"group", worker.group()},
+                           {"rank", worker.rank()},
+                           {"num_ranks", worker.num_ranks()},
+                           {"group_epoch", worker.group_epoch()},
+                           {"expert_choices", worker.expert_choices()}});
   }
   return Json{{"cluster", status.cluster()},
               {"version", status.version()},
@@ -191,6 +269,8 @@ std::string StateName(v1::WorkerState state) {
       return "dead";
     case v1::WORKER_STATE_HUNG:
       return "hung";
+    case v1::WORKER_STATE_SPARE:
+      return "spare";
     default:
       return "unknown";
   }
@@ -201,7 +281,10 @@ Status CheckReady(const v1::GetStatusResponse& status) {
   std::string missing;
   int num_missing = 0;
   for (const v1::WorkerStatus& worker : status.workers()) {
-    if (worker.state() == v1::WORKER_STATE_READY) continue;
+    // A group that lacks ranks shows in the others.
+    if (worker.state() == v1::WORKER_STATE_READY || worker.state() == v1::WORKER_STATE_SPARE) {
+      continue;
+    }
     ++num_missing;
     missing +=
         StrCat(missing.empty() ? "" : "; ", WorkerName(worker), " is ", StateName(worker.state()));

@@ -340,10 +340,12 @@ v1::WorkerStatus Fleet::StatusOf(const Worker& worker) const {
     status.set_state(hold.state);
     status.set_reason(hold.reason);
   }
-  status.set_group(worker.described.group());
-  status.set_rank(worker.described.rank());
-  status.set_num_ranks(worker.described.num_ranks());
-  status.set_group_epoch(worker.described.group_epoch());
+  if (worker.state != v1::WORKER_STATE_SPARE) {  // The rank that it had is another's now.
+    status.set_group(worker.described.group());
+    status.set_rank(worker.described.rank());
+    status.set_num_ranks(worker.described.num_ranks());
+    status.set_group_epoch(worker.described.group_epoch());
+  }
   *status.mutable_expert_choices() = worker.experts.choices();
   status.set_device_class(worker.described.device_class());
   status.set_numerics_id(worker.described.numerics_id());

@@ -67,6 +67,38 @@ TEST(StatusTableTest, AWorkerThatIsNotReadyIsNamedWithItsReason) {
   EXPECT_THAT(StatusTable(status, Paint(false)), HasSubstr("cpu/1: its stream broke\n"));
 }
 
+v1::GetStatusResponse OneGroup() {
+  v1::GetStatusResponse status = TwoWorkers();
+  for (v1::WorkerStatus& worker : *status.mutable_workers()) {
+    worker.set_group("ep2");
+    worker.set_rank(worker.index());
+    worker.set_num_ranks(2);
+    worker.set_group_epoch(3);
+  }
+  return status;
+}
+
+TEST(StatusTableTest, AGroupShowsRanksEpochAndWhatItMayOfItsExperts) {
+  v1::GetStatusResponse status = OneGroup();
+  EXPECT_THAT(StatusTable(status, Paint(false)), HasSubstr("cpu/1 rank 1"));
+  EXPECT_THAT(StatusTable(status, Paint(false)),
+              HasSubstr("group ep2  epoch 3, 2 of 2 ranks ready; experts: not told before"));
+  // Σ over both ranks' own tokens: 10, 20, 10, 40 by expert; ranks 30 and 50.
+  for (const uint64_t choices : {5, 10, 5, 20}) {
+    status.mutable_workers(0)->add_expert_choices(choices);
+    status.mutable_workers(1)->add_expert_choices(choices);
+  }
+  EXPECT_THAT(StatusTable(status, Paint(false)),
+              HasSubstr("experts ▃▅▃█ busiest 2.00 × mean, busiest rank 1.25 ×"));
+}
+
+TEST(StatusTableTest, ASpareIsNoReasonToWait) {
+  v1::GetStatusResponse status = OneGroup();
+  status.mutable_workers(1)->set_state(v1::WORKER_STATE_SPARE);
+  status.mutable_workers(1)->set_reason("waits for a rank");
+  EXPECT_TRUE(CheckReady(status).ok());
+}
+
 TEST(StatusTableTest, JsonHoldsTheFieldsUnderTheirNames) {
   const auto json = nlohmann::json::parse(StatusJson(TwoWorkers()));
   EXPECT_EQ(json["ready"], true);
