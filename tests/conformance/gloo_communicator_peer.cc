@@ -27,10 +27,10 @@ class ProcessSeat : public RankSeat {
   ProcessSeat(int32_t rank, int32_t num_ranks, std::string rendezvous)
       : RankSeat(rank, num_ranks), rendezvous_(std::move(rendezvous)) {}
 
-  StatusOr<std::unique_ptr<Communicator>> Form(int64_t epoch, absl::Duration timeout) override {
+  StatusOr<std::unique_ptr<Communicator>> Form(int64_t epoch_min, absl::Duration timeout) override {
     return FormGloo({.control = {.rank = rank(),
                                  .num_ranks = num_ranks(),
-                                 .epoch = epoch,
+                                 .epoch_min = epoch_min,
                                  .rendezvous_address = rendezvous_,
                                  .group_key = "key of the test"},
                      .data_host = "127.0.0.1"},

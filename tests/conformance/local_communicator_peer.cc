@@ -14,8 +14,8 @@ class ThreadSeat : public RankSeat {
   ThreadSeat(int32_t rank, int32_t num_ranks, LocalRendezvous& rendezvous)
       : RankSeat(rank, num_ranks), rendezvous_(rendezvous) {}
 
-  StatusOr<std::unique_ptr<Communicator>> Form(int64_t epoch, absl::Duration timeout) override {
-    return rendezvous_.Form(rank(), epoch, timeout);
+  StatusOr<std::unique_ptr<Communicator>> Form(int64_t epoch_min, absl::Duration timeout) override {
+    return rendezvous_.Form(rank(), epoch_min, timeout);
   }
 
   void Vanish(std::unique_ptr<Communicator> communicator) override { communicator.reset(); }

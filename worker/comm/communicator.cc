@@ -37,6 +37,12 @@ Status Communicator::AllGather(std::span<const std::byte> mine,
   return Finish(transfer, timeout);
 }
 
+StatusOr<StepHeader> Communicator::Agree(const StepWish& wish, absl::Duration timeout) {
+  thread_.Check();
+  FACET_CHECK_GE(wish.num_tokens, 0);
+  return DoAgree(wish, timeout);
+}
+
 Status Communicator::Abort(int64_t epoch, std::string_view reason) {
   if (epoch != epoch_) {
     return FailedPrecondition("abort of epoch ", epoch, " (", reason, "): this group has epoch ",

@@ -16,22 +16,34 @@
 // has to know before the experts run. A peer on a GPU fits behind this: Dispatch enqueues on the
 // backend's stream, Await makes the stream wait, and a fault shows at a later call.
 //
-// Groups. A communicator is one rank's end of a group, and a group has an epoch. The ranks make the
-// same calls in the same order. Whatever goes wrong ends the group for good: after an abort, a
-// missed deadline or the loss of a rank every call of every rank returns one error that names rank,
-// epoch and reason (group_fault.h), as soon as word reaches it; for a dead process that is well
-// under a second. Received blocks are then not to be used. The way back is to destroy the
-// communicator and to form a group with a higher epoch; nothing sent in one epoch is seen in
-// another. A rank that destroys its communicator leaves: what it has awaited is complete for the
-// others too, and what it has not joined fails for them.
+// Steps. Before each step the ranks agree that all are there and what each brings, beside the data
+// path. A rank without work need not ask: it sleeps until another one calls.
 //
-// Threads: one thread makes all calls, save Abort, which any thread may call at any time before
-// destruction begins. Memory of a call is the communicator's from Dispatch or Combine to the return
-// of Await, whatever Await returns, or to destruction.
+//   comm.SetListener(wake me up);
+//   if (there is work || comm.called()) {
+//     FACET_ASSIGN_OR_RETURN(header, comm.Agree({.num_tokens = …}, timeout));  // All ranks do.
+//     the same exchanges on every rank, as the header says
+//   }
+//
+// Groups. A communicator is one rank's end of a group, and a group has an epoch: the highest of the
+// epoch_min with which its ranks came. The ranks make the same calls in the same order. Whatever
+// goes wrong ends the group for good: after an abort, a missed deadline or the loss of a rank every
+// call of every rank returns one error that names rank, epoch and reason (group_fault.h), as soon
+// as word reaches it; for a dead process that is well under a second. Received blocks are then not
+// to be used. The way back is to destroy the communicator and to form a group anew, with the old
+// epoch + 1 as epoch_min; nothing sent in one epoch is seen in another. A rank that destroys its
+// communicator leaves: what it has awaited is complete for the others too, and what it has not
+// joined fails for them. After a step in which all ranks were leaving every rank may destroy its
+// communicator, and nobody sees a fault.
+//
+// Threads: one thread makes all calls, save Abort, called, status and SetListener, which any thread
+// may call at any time before destruction begins. Memory of a call is the communicator's from
+// Dispatch or Combine to the return of Await, whatever Await returns, or to destruction.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -39,6 +51,7 @@
 #include "absl/time/time.h"
 #include "base/status.h"
 #include "base/thread_checker.h"
+#include "worker/comm/step_header.h"
 #include "worker/comm/transfer.h"
 
 namespace facet::worker {
@@ -70,18 +83,36 @@ class Communicator {
                    std::span<std::byte> all,
                    absl::Duration timeout);
 
+  // Ready for the next step: waits until every rank is, and returns what all brought, the same on
+  // every rank. num_tokens is not negative. Errors as Await's.
+  StatusOr<StepHeader> Agree(const StepWish& wish, absl::Duration timeout);
+
+  // Whether another rank is ready for a step that this one has not joined. Any thread.
+  virtual bool called() const = 0;
+
+  // The end of the group, or OK. Any thread.
+  virtual Status status() = 0;
+
+  // From now on, until it is set to null: is called, on any thread and without delay, when called()
+  // becomes true and when the group ends. What was true before is for the caller to look at. Must
+  // not call the communicator. After the return the old listener is not running any more.
+  virtual void SetListener(std::function<void()> listener) = 0;
+
   // Ends the group of this epoch for all ranks and wakes whoever waits. Late word of another epoch
   // does no harm: FAILED_PRECONDITION. The first cause stays; a later one changes nothing.
   Status Abort(int64_t epoch, std::string_view reason);
 
  protected:
-  Communicator(int32_t rank, int32_t num_ranks, int64_t epoch)
-      : rank_(rank), num_ranks_(num_ranks), epoch_(epoch) {}
+  Communicator(int32_t rank, int32_t num_ranks) : rank_(rank), num_ranks_(num_ranks) {}
+
+  // Once, when the group has formed.
+  void set_epoch(int64_t epoch) { epoch_ = epoch; }
 
  private:
   // Begins and completes a transfer; Finish is called once for each Start that returned OK.
   virtual Status Start(const Transfer& transfer) = 0;
   virtual Status Finish(const Transfer& transfer, absl::Duration timeout) = 0;
+  virtual StatusOr<StepHeader> DoAgree(const StepWish& wish, absl::Duration timeout) = 0;
   // From any thread.
   virtual void EndGroup(std::string_view reason) = 0;
 
@@ -91,7 +122,7 @@ class Communicator {
 
   const int32_t rank_;
   const int32_t num_ranks_;
-  const int64_t epoch_;
+  int64_t epoch_ = 0;
   ThreadChecker thread_;
   int64_t num_transfers_ = 0;
   std::optional<Transfer> in_flight_;

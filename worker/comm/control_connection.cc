@@ -1,6 +1,7 @@
 #include "worker/comm/control_connection.h"
 
 #include <boost/asio/buffer.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/read.hpp>
 #include <boost/asio/write.hpp>
 #include <utility>
@@ -28,7 +29,11 @@ void ControlConnection::Start(OnMessage on_message, OnClosed on_closed) {
 void ControlConnection::Send(const ControlMessage& message) {
   if (!open() || finishing_) return;
   if (unsent_.size() >= kUnsentMax) {
-    CloseBecause(StrCat("does not read: ", unsent_.size(), " messages wait"));
+    // Whoever sends is not to hear of the end before it is done.
+    asio::post(socket_.get_executor(), [self = shared_from_this()] {
+      if (self->open()) self->CloseBecause("does not read");
+    });
+    finishing_ = true;
     return;
   }
   unsent_.push_back(EncodeControl(message));

@@ -26,7 +26,8 @@ class ControlConnection : public std::enable_shared_from_this<ControlConnection>
   // something that is no message. Neither is called after Close.
   void Start(OnMessage on_message, OnClosed on_closed);
 
-  // Dropped if the connection is closed; closes it if the other side does not read.
+  // Dropped if the connection is closed; closes it, a little later, if the other side does not
+  // read.
   void Send(const ControlMessage& message);
 
   // Says that no more will be sent; the other side may go on.

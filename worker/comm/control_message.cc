@@ -14,6 +14,9 @@
 namespace facet::worker {
 namespace {
 
+constexpr size_t kNumbersMax = size_t{2} * kGroupRanksMax;
+constexpr size_t kTextsMax = kGroupRanksMax + 1;
+
 static_assert(std::endian::native == std::endian::little);
 
 template <typename T>
@@ -47,8 +50,12 @@ std::string EncodeControl(const ControlMessage& message) {
   Put(body, message.rank);
   Put(body, message.num_ranks);
   Put(body, message.epoch);
+  Put(body, message.step);
+  Put(body, static_cast<uint16_t>(message.numbers.size()));
+  for (const int64_t number : message.numbers) Put(body, number);
   Put(body, static_cast<uint16_t>(message.texts.size()));
   for (const std::string& text : message.texts) PutText(body, text);
+  FACET_CHECK(message.numbers.size() <= kNumbersMax && message.texts.size() <= kTextsMax);
   FACET_CHECK_LE(body.size(), kControlMessageBytesMax);
   std::string out;
   Put(out, static_cast<uint32_t>(body.size()));
@@ -58,19 +65,26 @@ std::string EncodeControl(const ControlMessage& message) {
 std::optional<ControlMessage> DecodeControl(std::string_view body) {
   uint8_t type = 0;
   uint8_t kind = 0;
+  uint16_t num_numbers = 0;
   uint16_t num_texts = 0;
   ControlMessage message;
   if (!Take(body, type) || !Take(body, kind) || !Take(body, message.rank) ||
-      !Take(body, message.num_ranks) || !Take(body, message.epoch) || !Take(body, num_texts)) {
+      !Take(body, message.num_ranks) || !Take(body, message.epoch) || !Take(body, message.step) ||
+      !Take(body, num_numbers) || num_numbers > kNumbersMax) {
     return std::nullopt;
   }
   if (type < static_cast<uint8_t>(ControlType::kChallenge) ||
-      type > static_cast<uint8_t>(ControlType::kLeave) ||
+      type > static_cast<uint8_t>(ControlType::kAssign) ||
       kind > static_cast<uint8_t>(FaultKind::kLost)) {
     return std::nullopt;
   }
   message.type = static_cast<ControlType>(type);
   message.kind = static_cast<FaultKind>(kind);
+  message.numbers.resize(num_numbers);
+  for (int64_t& number : message.numbers) {
+    if (!Take(body, number)) return std::nullopt;
+  }
+  if (!Take(body, num_texts) || num_texts > kTextsMax) return std::nullopt;
   for (uint16_t i = 0; i < num_texts; ++i) {
     uint32_t length = 0;
     if (!Take(body, length) || body.size() < length) return std::nullopt;
@@ -85,7 +99,7 @@ std::string GroupProof(std::string_view key,
                        ProofBy by,
                        std::string_view hub_nonce,
                        const ControlMessage& hello) {
-  std::string text = "facet expert parallel group 1";
+  std::string text = "facet expert parallel group 2";
   Put(text, static_cast<uint8_t>(by));
   Put(text, hello.rank);
   Put(text, hello.num_ranks);

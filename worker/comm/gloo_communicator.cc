@@ -38,7 +38,7 @@ uint64_t TagOf(const Transfer& transfer) {
 class GlooCommunicator : public Communicator {
  public:
   explicit GlooCommunicator(const GlooOptions& options)
-      : Communicator(options.control.rank, options.control.num_ranks, options.control.epoch) {}
+      : Communicator(options.control.rank, options.control.num_ranks) {}
 
   ~GlooCommunicator() override {
     DropBuffers();
@@ -69,7 +69,16 @@ class GlooCommunicator : public Communicator {
     }
     FACET_ASSIGN_OR_RETURN(control_, GroupControl::Join(options.control, std::move(addresses),
                                                         timeout, [this] { OnFault(); }));
+    set_epoch(control_->epoch());
     return Connect(deadline_ns);
+  }
+
+  bool called() const override { return control_->called(); }
+
+  Status status() override { return control_->status(); }
+
+  void SetListener(std::function<void()> listener) override {
+    control_->SetListener(std::move(listener));
   }
 
  private:
@@ -142,6 +151,10 @@ class GlooCommunicator : public Communicator {
     DropBuffers();
     if (!status.ok()) ClosePairs();
     return status;
+  }
+
+  StatusOr<StepHeader> DoAgree(const StepWish& wish, absl::Duration timeout) override {
+    return control_->Agree(wish, timeout);
   }
 
   // A connection broke. Why is the group's word: perhaps the peer closed it because of another.

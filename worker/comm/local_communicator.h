@@ -17,14 +17,18 @@ class LocalRendezvous {
   explicit LocalRendezvous(int32_t num_ranks);
   ~LocalRendezvous();
 
-  // This rank's end of the group with this epoch, once all ranks have asked for it.
-  // DEADLINE_EXCEEDED names a rank that did not come; FAILED_PRECONDITION if a group of this or a
-  // later epoch was formed already or forms now, or if the rank is taken.
-  StatusOr<std::unique_ptr<Communicator>> Form(int32_t rank, int64_t epoch, absl::Duration timeout);
+  // This rank's end of a new group, once all ranks have come. Its epoch is the highest epoch_min,
+  // and above that of every older group. A group whose rank has left, and comes again, is over.
+  // DEADLINE_EXCEEDED names a rank that did not come; FAILED_PRECONDITION if the rank is taken.
+  StatusOr<std::unique_ptr<Communicator>> Form(int32_t rank,
+                                               int64_t epoch_min,
+                                               absl::Duration timeout);
 
   class Group;
 
  private:
+  StatusOr<std::shared_ptr<Group>> TakeSeat(int32_t rank, int64_t epoch_min);
+
   const int32_t num_ranks_;
   absl::Mutex mutex_;
   std::shared_ptr<Group> latest_ ABSL_GUARDED_BY(mutex_);

@@ -41,7 +41,7 @@ class Rendezvous {
   GroupControl::Options Options(int32_t rank, const std::string& key = "right") const {
     return {.rank = rank,
             .num_ranks = 2,
-            .epoch = 4,
+            .epoch_min = 4,
             .rendezvous_address = StrCat("127.0.0.1:", socket_.local_endpoint().port()),
             .group_key = key};
   }
@@ -111,15 +111,12 @@ TEST(GroupControlTest, AnotherKeyIsRefusedAndTheGroupFormsAllTheSame) {
   EXPECT_TRUE(first.get().ok());
 }
 
-TEST(GroupControlTest, AGroupOfAnotherSizeOrAnOlderEpochIsRefused) {
+TEST(GroupControlTest, AGroupOfAnotherSizeIsRefused) {
   const Rendezvous rendezvous;
   auto first = rendezvous.Join(rendezvous.Options(0));
   GroupControl::Options larger = rendezvous.Options(1);
   larger.num_ranks = 3;
   EXPECT_TRUE(absl::IsFailedPrecondition(rendezvous.Join(larger).get().status()));
-  GroupControl::Options older = rendezvous.Options(1);
-  older.epoch = 3;
-  EXPECT_TRUE(absl::IsFailedPrecondition(rendezvous.Join(older).get().status()));
   const Joined second = rendezvous.Join(rendezvous.Options(1)).get();
   EXPECT_TRUE(second.ok()) << second.status();
   EXPECT_TRUE(first.get().ok());
@@ -177,18 +174,74 @@ TEST(GroupControlTest, ASilentRankIsLost) {
   EXPECT_THAT(MessageOf((*rank)->status()), HasSubstr("epoch 4 ended by rank 1: silent for"));
 }
 
+TEST(GroupControlTest, TheGroupsEpochIsTheHighestThatARankCameWith) {
+  const Rendezvous rendezvous;
+  GroupControl::Options survivor = rendezvous.Options(1);
+  survivor.epoch_min = 9;
+  auto first = rendezvous.Join(rendezvous.Options(0));
+  auto second = rendezvous.Join(survivor);
+  const Joined ranks[] = {first.get(), second.get()};
+  for (const Joined& rank : ranks) {
+    ASSERT_TRUE(rank.ok()) << rank.status();
+    EXPECT_EQ((*rank)->epoch(), 9);
+  }
+}
+
+TEST(GroupControlTest, ASecondProcessForARankInUseIsRefusedAndDoesNoHarm) {
+  const Rendezvous rendezvous;
+  GroupControl::Options options = rendezvous.Options(1);
+  options.silence_ms = 300;  // So that it gives up soon.
+  auto zero = rendezvous.Join(rendezvous.Options(0));
+  auto one = rendezvous.Join(rendezvous.Options(1));
+  const Joined ranks[] = {zero.get(), one.get()};
+  for (const Joined& rank : ranks) ASSERT_TRUE(rank.ok()) << rank.status();
+  const Joined second = rendezvous.Join(options).get();
+  EXPECT_TRUE(absl::IsFailedPrecondition(second.status())) << second.status();
+  EXPECT_THAT(MessageOf(second.status()), HasSubstr("rank 1 of epoch 4 is taken"));
+  for (const Joined& rank : ranks) EXPECT_TRUE((*rank)->status().ok()) << (*rank)->status();
+}
+
+TEST(GroupControlTest, ASpareBecomesTheRankThatIsMissing) {
+  const Rendezvous rendezvous;
+  GroupControl::Options options = rendezvous.Options(0);
+  options.spare_after_ms = 200;
+  auto spare = std::async(std::launch::async, [&] {
+    return GroupControl::AwaitAssignment(options, absl::Seconds(10));
+  });
+  auto zero = rendezvous.Join(options);
+  const StatusOr<int32_t> rank = spare.get();
+  ASSERT_TRUE(rank.ok()) << rank.status();
+  EXPECT_EQ(*rank, 1);
+  const Joined one = rendezvous.Join(rendezvous.Options(*rank)).get();
+  EXPECT_TRUE(one.ok()) << one.status();
+  EXPECT_TRUE(zero.get().ok());
+}
+
+TEST(GroupControlTest, ASpareThatNobodyWantsHearsSoAtItsDeadline) {
+  const Rendezvous rendezvous;
+  auto zero = rendezvous.Join(rendezvous.Options(0));
+  auto one = rendezvous.Join(rendezvous.Options(1));
+  const Joined ranks[] = {zero.get(), one.get()};
+  for (const Joined& rank : ranks) ASSERT_TRUE(rank.ok()) << rank.status();
+  const auto spare = GroupControl::AwaitAssignment(rendezvous.Options(0), absl::Milliseconds(300));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(spare.status())) << spare.status();
+}
+
 TEST(ControlMessageTest, CutOrChangedMessagesAreRefusedOrReadWithinBounds) {
   const ControlMessage message = {.type = ControlType::kFault,
                                   .kind = FaultKind::kLost,
                                   .rank = 3,
                                   .num_ranks = 4,
                                   .epoch = 1LL << 40,
+                                  .step = 12,
+                                  .numbers = {1, -1, 1LL << 50},
                                   .texts = {"a reason", "", std::string(1000, 'x')}};
   const std::string body = EncodeControl(message).substr(4);
   const auto same = DecodeControl(body);
   ASSERT_TRUE(same.has_value());
   EXPECT_EQ(EncodeControl(*same).substr(4), body);
   EXPECT_EQ(same->texts, message.texts);
+  EXPECT_EQ(same->numbers, message.numbers);
   for (size_t length = 0; length < body.size(); ++length) {
     EXPECT_FALSE(DecodeControl(body.substr(0, length)).has_value()) << length;
   }
@@ -196,10 +249,23 @@ TEST(ControlMessageTest, CutOrChangedMessagesAreRefusedOrReadWithinBounds) {
   std::mt19937 random(7);
   for (int i = 0; i < 20'000; ++i) {
     std::string changed = body;
-    for (int k = 0; k < 3; ++k) changed[random() % 40] = static_cast<char>(random());
+    for (int k = 0; k < 3; ++k) changed[random() % 70] = static_cast<char>(random());
     const auto read = DecodeControl(changed);
     if (!read) continue;
     EXPECT_EQ(EncodeControl(*read).substr(4), changed);
+  }
+}
+
+TEST(ControlMessageTest, RandomBytesAreRefusedOrReadWithinBounds) {
+  std::mt19937 random(8);
+  for (int i = 0; i < 100'000; ++i) {
+    std::string body(random() % 120, '\0');
+    for (char& byte : body) byte = random() % 2 == 0 ? '\0' : static_cast<char>(random());
+    if (!body.empty()) body[0] = static_cast<char>(random() % 16);
+    const auto read = DecodeControl(body);
+    if (!read) continue;
+    EXPECT_LE(read->numbers.size(), 2U * kGroupRanksMax);
+    EXPECT_EQ(EncodeControl(*read).substr(4), body);
   }
 }
 
