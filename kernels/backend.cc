@@ -12,6 +12,11 @@ void CheckWeight(const PackedWeight& weight, int64_t rows, int64_t cols) {
   FACET_CHECK_EQ(weight.cols, cols);
 }
 
+// Of a block of such rows, in i32.
+int64_t MoeBlockWords(DType dtype, int64_t hidden, int64_t top_k, int64_t capacity) {
+  return MoeRowLayout(dtype, hidden, top_k).Blocks(capacity).block_bytes() / SizeOf(DType::kI32);
+}
+
 }  // namespace
 
 void Backend::Embed(const EmbedArgs& args) {
@@ -132,24 +137,31 @@ void Backend::NormRouterTopK(const NormRouterTopKArgs& args) {
 }
 
 void Backend::MoeUp(const MoeUpArgs& args) {
-  const int64_t num_tokens = args.expert_in.dim(0);
+  const int64_t num_rows = args.expert_in.dim(0);
   const int64_t hidden = args.expert_in.dim(1);
   const DType dtype = args.expert_in.dtype();
-  FACET_CHECK(args.dense_in.Is(dtype, {num_tokens, hidden}));
   FACET_CHECK(!args.experts.empty());
   CheckWeight(args.experts[0].gate, args.act.dim(2), hidden);
-  FACET_CHECK(args.act.Is(dtype, {num_tokens, args.topk_ids.dim(1), args.act.dim(2)}));
+  FACET_CHECK(args.topk_ids.Is(DType::kI32, {num_rows, args.topk_ids.dim(1)}));
+  FACET_CHECK(args.act.Is(dtype, {num_rows, args.topk_ids.dim(1), args.act.dim(2)}));
+  const int64_t num_tokens = args.dense_in.dim(0);
+  FACET_CHECK(args.dense_in.Is(dtype, {num_tokens, hidden}));
+  FACET_CHECK(args.dense_act.Is(dtype, {num_tokens, args.dense_gate.rows}));
   CheckWeight(args.dense_gate, args.dense_act.dim(1), hidden);
   CheckWeight(args.dense_up, args.dense_act.dim(1), hidden);
   DoMoeUp(args);
 }
 
 void Backend::MoeDown(const MoeDownArgs& args) {
-  const int64_t num_tokens = args.act.dim(0);
-  CheckWeight(args.experts[0].down, args.out.dim(2), args.act.dim(2));
-  CheckWeight(args.dense_down, args.dense_out.dim(1), args.dense_act.dim(1));
-  FACET_CHECK(
-      args.out.Is(args.act.dtype(), {num_tokens, args.topk_ids.dim(1), args.dense_out.dim(1)}));
+  const int64_t num_rows = args.act.dim(0);
+  const int64_t hidden = args.dense_out.dim(1);
+  const DType dtype = args.act.dtype();
+  FACET_CHECK(!args.experts.empty());
+  CheckWeight(args.experts[0].down, hidden, args.act.dim(2));
+  CheckWeight(args.dense_down, hidden, args.dense_act.dim(1));
+  FACET_CHECK(args.topk_ids.Is(DType::kI32, {num_rows, args.topk_ids.dim(1)}));
+  FACET_CHECK(args.out.Is(dtype, {num_rows, args.topk_ids.dim(1), hidden}));
+  FACET_CHECK(args.dense_out.Is(dtype, {args.dense_act.dim(0), hidden}));
   DoMoeDown(args);
 }
 
@@ -163,6 +175,68 @@ void Backend::MoeCombine(const MoeCombineArgs& args) {
     FACET_CHECK(view.Is(dtype, {hidden}));
   }
   DoMoeCombine(args);
+}
+
+void Backend::MoePack(const MoePackArgs& args) {
+  const int64_t num_tokens = args.expert_in.dim(0);
+  const int64_t hidden = args.expert_in.dim(1);
+  const int64_t top_k = args.topk_ids.dim(1);
+  const int64_t num_ranks = args.places.dim(1);
+  FACET_CHECK(IsActivation(args.expert_in.dtype()));
+  FACET_CHECK(args.expert_in.Is(args.expert_in.dtype(), {num_tokens, hidden}));
+  FACET_CHECK(args.topk_ids.Is(DType::kI32, {num_tokens, top_k}));
+  FACET_CHECK(args.topk_weights.Is(DType::kF32, {num_tokens, top_k}));
+  FACET_CHECK_EQ(args.num_experts % kExpertSlices, 0);
+  FACET_CHECK_EQ(kExpertSlices % num_ranks, 0);
+  FACET_CHECK_LE(num_tokens, args.capacity);
+  const int64_t num_blocks = args.form == MoeDispatch::kAllGather ? 1 : num_ranks;
+  FACET_CHECK(args.blocks.Is(DType::kI32, {num_blocks, MoeBlockWords(args.expert_in.dtype(), hidden,
+                                                                     top_k, args.capacity)}));
+  FACET_CHECK(args.places.Is(DType::kI32, {num_tokens, num_ranks}));
+  FACET_CHECK(args.expert_tokens != nullptr);
+  DoMoePack(args);
+}
+
+void Backend::MoeUnpack(const MoeUnpackArgs& args) {
+  const int64_t num_ranks = args.blocks.dim(0);
+  const int64_t num_rows = num_ranks * args.capacity;
+  const int64_t hidden = args.rows.dim(1);
+  const int64_t top_k = args.topk_ids.dim(1);
+  FACET_CHECK(IsActivation(args.rows.dtype()));
+  FACET_CHECK(args.blocks.Is(
+      DType::kI32, {num_ranks, MoeBlockWords(args.rows.dtype(), hidden, top_k, args.capacity)}));
+  FACET_CHECK(args.rows.Is(args.rows.dtype(), {num_rows, hidden}));
+  FACET_CHECK(args.topk_ids.Is(DType::kI32, {num_rows, top_k}));
+  FACET_CHECK(args.topk_weights.Is(DType::kF32, {num_rows, top_k}));
+  if (num_rows > 0) DoMoeUnpack(args);
+}
+
+void Backend::MoeSliceSums(const MoeSliceSumsArgs& args) {
+  const int64_t num_rows = args.out.dim(0);
+  const int64_t top_k = args.out.dim(1);
+  const int64_t hidden = args.out.dim(2);
+  const int64_t num_slices = args.sums.dim(1);
+  FACET_CHECK(args.topk_ids.Is(DType::kI32, {num_rows, top_k}));
+  FACET_CHECK(args.topk_weights.Is(DType::kF32, {num_rows, top_k}));
+  FACET_CHECK_EQ(args.num_experts_here % num_slices, 0);
+  FACET_CHECK(args.sums.Is(args.out.dtype(), {num_rows, num_slices, hidden}));
+  if (num_rows > 0) DoMoeSliceSums(args);
+}
+
+void Backend::MoeCombineSlices(const MoeCombineSlicesArgs& args) {
+  const int64_t num_tokens = args.hidden.dim(0);
+  const int64_t hidden = args.hidden.dim(1);
+  const int64_t num_ranks = args.places.dim(1);
+  const DType dtype = args.hidden.dtype();
+  FACET_CHECK(args.dense_out.Is(dtype, {num_tokens, hidden}));
+  FACET_CHECK(args.topk_ids.Is(DType::kI32, {num_tokens, args.topk_ids.dim(1)}));
+  FACET_CHECK(args.places.Is(DType::kI32, {num_tokens, num_ranks}));
+  FACET_CHECK_EQ(kExpertSlices % num_ranks, 0);
+  FACET_CHECK(args.sums.Is(dtype, {args.capacity * kExpertSlices, hidden}));
+  for (const ConstTensorView& view : {args.post_norm, args.post_norm_1, args.post_norm_2}) {
+    FACET_CHECK(view.Is(dtype, {hidden}));
+  }
+  if (num_tokens > 0) DoMoeCombineSlices(args);
 }
 
 void Backend::PleInject(const PleInjectArgs& args) {

@@ -22,6 +22,7 @@
 #include "kernels/keep_rows.h"
 #include "kernels/mlp.h"
 #include "kernels/moe.h"
+#include "kernels/moe_exchange.h"
 #include "kernels/packed_weight.h"
 #include "kernels/per_layer_embedding.h"
 #include "kernels/tensor_view.h"
@@ -138,6 +139,10 @@ class Backend {
   void MoeUp(const MoeUpArgs& args);
   void MoeDown(const MoeDownArgs& args);
   void MoeCombine(const MoeCombineArgs& args);
+  void MoePack(const MoePackArgs& args);
+  void MoeUnpack(const MoeUnpackArgs& args);
+  void MoeSliceSums(const MoeSliceSumsArgs& args);
+  void MoeCombineSlices(const MoeCombineSlicesArgs& args);
   void PleInject(const PleInjectArgs& args);
   void KeepRows(const KeepRowsArgs& args);
   void Head(const HeadArgs& args);
@@ -156,6 +161,10 @@ class Backend {
   virtual void DoMoeUp(const MoeUpArgs& args) = 0;
   virtual void DoMoeDown(const MoeDownArgs& args) = 0;
   virtual void DoMoeCombine(const MoeCombineArgs& args) = 0;
+  virtual void DoMoePack(const MoePackArgs& args) = 0;
+  virtual void DoMoeUnpack(const MoeUnpackArgs& args) = 0;
+  virtual void DoMoeSliceSums(const MoeSliceSumsArgs& args) = 0;
+  virtual void DoMoeCombineSlices(const MoeCombineSlicesArgs& args) = 0;
   virtual void DoPleInject(const PleInjectArgs& args) = 0;
   virtual void DoKeepRows(const KeepRowsArgs& args) = 0;
   virtual void DoHead(const HeadArgs& args) = 0;

@@ -45,27 +45,30 @@ struct NormRouterTopKArgs {
   TensorView topk_weights;  // [num_tokens, top_k], f32
 };
 
-// act[t, j] = round(round(gelu_tanh(round(gate_e x))) * round(up_e x)) for the j-th chosen expert e
-// of t on expert_in; dense_act alike on dense_in with the dense weights.
+// act[i, j] = round(round(gelu_tanh(round(gate_e x))) * round(up_e x)) for the j-th chosen expert e
+// of row i on expert_in, unwritten where the id is -1 (no expert); dense_act alike on dense_in with
+// the dense weights. Either part is absent where it has no rows; in a single process both have the
+// step's tokens.
 struct MoeUpArgs {
-  ConstTensorView expert_in;  // [num_tokens, hidden]
+  ConstTensorView expert_in;  // [num_rows, hidden]
   ConstTensorView dense_in;   // [num_tokens, hidden]
-  ConstTensorView topk_ids;   // [num_tokens, top_k], i32
+  ConstTensorView topk_ids;   // [num_rows, top_k], i32: places in experts, or -1
   const std::vector<ExpertWeights>& experts;
   const PackedWeight& dense_gate;  // [intermediate, hidden]
   const PackedWeight& dense_up;    // [intermediate, hidden]
-  TensorView act;                  // [num_tokens, top_k, expert_intermediate]
+  TensorView act;                  // [num_rows, top_k, expert_intermediate]
   TensorView dense_act;            // [num_tokens, intermediate]
 };
 
-// out[t, j] = round(down_e act[t, j]); dense_out = round(down dense_act).
+// out[i, j] = round(down_e act[i, j]); dense_out = round(down dense_act). Absent parts and experts
+// as in MoeUp.
 struct MoeDownArgs {
-  ConstTensorView act;        // [num_tokens, top_k, expert_intermediate]
+  ConstTensorView act;        // [num_rows, top_k, expert_intermediate]
   ConstTensorView dense_act;  // [num_tokens, intermediate]
-  ConstTensorView topk_ids;   // [num_tokens, top_k], i32
+  ConstTensorView topk_ids;   // [num_rows, top_k], i32
   const std::vector<ExpertWeights>& experts;
   const PackedWeight& dense_down;  // [hidden, intermediate]
-  TensorView out;                  // [num_tokens, top_k, hidden]
+  TensorView out;                  // [num_rows, top_k, hidden]
   TensorView dense_out;            // [num_tokens, hidden]
 };
 

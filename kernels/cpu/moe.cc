@@ -8,12 +8,13 @@
 #include "kernels/approx.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/linear.h"
+#include "kernels/cpu/moe_sums.h"
 
 namespace facet::kernels {
 namespace {
 
-// The step's (token, choice) pairs in the order of their experts, so that an expert's weights are
-// read once for all tokens that chose it.
+// The (row, choice) pairs that have an expert, in the order of the experts, so that an expert's
+// weights are read once for all rows that chose it.
 class ExpertGroups {
  public:
   // Some rows of one expert.
@@ -26,11 +27,15 @@ class ExpertGroups {
   ExpertGroups(const ConstTensorView& topk_ids, int64_t num_experts) {
     const int32_t* ids = topk_ids.as<int32_t>();
     std::vector<int64_t> starts(num_experts + 1);
-    for (int64_t i = 0; i < topk_ids.num_elements(); ++i) ++starts[ids[i] + 1];
+    for (int64_t i = 0; i < topk_ids.num_elements(); ++i) {
+      if (ids[i] >= 0) ++starts[ids[i] + 1];
+    }
     for (int64_t e = 0; e < num_experts; ++e) starts[e + 1] += starts[e];
     std::vector<int64_t> next(starts.begin(), starts.end() - 1);
-    pairs_.resize(topk_ids.num_elements());
-    for (int64_t i = 0; i < topk_ids.num_elements(); ++i) pairs_[next[ids[i]]++] = i;
+    pairs_.resize(starts[num_experts]);
+    for (int64_t i = 0; i < topk_ids.num_elements(); ++i) {
+      if (ids[i] >= 0) pairs_[next[ids[i]]++] = i;
+    }
     for (int64_t e = 0; e < num_experts; ++e) {
       for (int64_t first = starts[e]; first < starts[e + 1]; first += TiledLinear::kRows) {
         blocks_.push_back({.expert = static_cast<int32_t>(e),
@@ -40,7 +45,7 @@ class ExpertGroups {
     }
   }
 
-  // Each pair is token * top_k + choice.
+  // Each pair is row * top_k + choice.
   const std::vector<int64_t>& pairs() const { return pairs_; }
 
   const std::vector<Block>& blocks() const { return blocks_; }
@@ -117,7 +122,6 @@ void CpuBackend::DoNormRouterTopK(const NormRouterTopKArgs& args) {
 }
 
 void CpuBackend::DoMoeUp(const MoeUpArgs& args) {
-  const int64_t num_tokens = args.expert_in.dim(0);
   const int64_t hidden = args.expert_in.dim(1);
   const int64_t top_k = args.topk_ids.dim(1);
   const int64_t intermediate = args.act.dim(2);
@@ -137,13 +141,12 @@ void CpuBackend::DoMoeUp(const MoeUpArgs& args) {
                        expert.gate, expert.up, item % tiles, out_rows.data());
     });
     GatedGelu<T>(pool_, primitives_, scratch_,
-                 RowPointers(args.dense_in.as<T>(), num_tokens, hidden), args.dense_gate,
+                 RowPointers(args.dense_in.as<T>(), args.dense_in.dim(0), hidden), args.dense_gate,
                  args.dense_up, args.dense_act.as<T>(), args.dense_gate.rows);
   });
 }
 
 void CpuBackend::DoMoeDown(const MoeDownArgs& args) {
-  const int64_t num_tokens = args.act.dim(0);
   const int64_t intermediate = args.act.dim(2);
   const int64_t hidden = args.out.dim(2);
   WithElement(args.act.dtype(), [&]<typename T>() {
@@ -164,7 +167,7 @@ void CpuBackend::DoMoeDown(const MoeDownArgs& args) {
       }
     });
     Linear<T>(pool_, primitives_, scratch_,
-              RowPointers(args.dense_act.as<T>(), num_tokens, args.dense_act.dim(1)),
+              RowPointers(args.dense_act.as<T>(), args.dense_act.dim(0), args.dense_act.dim(1)),
               args.dense_down,
               [&](const TileSums& sums) { StoreRounded(sums, args.dense_out.as<T>(), hidden, 0); });
   });
@@ -175,35 +178,17 @@ void CpuBackend::DoMoeCombine(const MoeCombineArgs& args) {
   const int64_t top_k = args.topk_ids.dim(1);
   WithElement(args.hidden.dtype(), [&]<typename T>() {
     pool_.For(args.hidden.dim(0), [&](int64_t t, int thread) {
-      float* total = scratch_.Floats(thread, 3 * hidden);
-      float* slice_sum = total + hidden;
-      float* dense = slice_sum + hidden;
-      const int32_t* ids = args.topk_ids.as<int32_t>() + t * top_k;
-      std::vector<int64_t> order(top_k);
-      for (int64_t j = 0; j < top_k; ++j) order[j] = j;
-      std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return ids[a] < ids[b]; });
+      float* total = scratch_.Floats(thread, 2 * hidden);
+      float* wide = total + hidden;
       std::fill_n(total, hidden, 0.0F);
-      int64_t j = 0;
-      while (j < top_k) {
-        const int slice = SliceOf(ids[order[j]], args.num_experts);
-        std::fill_n(slice_sum, hidden, 0.0F);
-        for (; j < top_k && SliceOf(ids[order[j]], args.num_experts) == slice; ++j) {
-          const T* out = args.out.as<T>() + (t * top_k + order[j]) * hidden;
-          const float weight = args.topk_weights.as<float>()[t * top_k + order[j]];
-          for (int64_t i = 0; i < hidden; ++i) slice_sum[i] += weight * ToFloat(out[i]);
-        }
-        for (int64_t i = 0; i < hidden; ++i) total[i] += Rounded<T>(slice_sum[i]);
-      }
-      for (int64_t i = 0; i < hidden; ++i) total[i] = Rounded<T>(total[i]);
-      RmsNormRow(primitives_, total, args.post_norm_2.as<T>(), hidden, args.eps, total);
-      Widen(args.dense_out.as<T>() + t * hidden, hidden, dense);
-      RmsNormRow(primitives_, dense, args.post_norm_1.as<T>(), hidden, args.eps, dense);
-      for (int64_t i = 0; i < hidden; ++i) total[i] = Rounded<T>(dense[i] + total[i]);
-      RmsNormRow(primitives_, total, args.post_norm.as<T>(), hidden, args.eps, total);
-      T* row = args.hidden.as<T>() + t * hidden;
-      for (int64_t i = 0; i < hidden; ++i) {
-        row[i] = FromFloat<T>(Rounded<T>(ToFloat(row[i]) + total[i]) * args.layer_scalar);
-      }
+      ForSliceSums(
+          args.out.as<T>() + t * top_k * hidden, args.topk_ids.as<int32_t>() + t * top_k,
+          args.topk_weights.as<float>() + t * top_k, top_k, hidden, wide,
+          [&](int32_t id) { return SliceOf(id, args.num_experts); },
+          [&](int64_t, const float* sum) {
+            for (int64_t i = 0; i < hidden; ++i) total[i] += Rounded<T>(sum[i]);
+          });
+      EndMoeLayer<T>(primitives_, args, t, total, wide);
     });
   });
 }

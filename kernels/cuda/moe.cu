@@ -21,12 +21,12 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/gated_gelu.cuh"
 #include "kernels/cuda/linear.cuh"
+#include "kernels/cuda/moe_sums.cuh"
 #include "kernels/cuda/row_norm.cuh"
 
 namespace facet::kernels {
 namespace {
 
-constexpr int kTopKMax = 16;
 constexpr int kExpertsMax = 512;
 
 // --- Norms, router, top-k ---------------------------------------------------------------------
@@ -308,84 +308,26 @@ cudaError_t LaunchExperts(const Work& work, cudaStream_t stream) {
 // --- Combine ----------------------------------------------------------------------------------
 
 struct CombineArgs {
-  Bf16* hidden;
-  const Bf16* out;        // [num_tokens, top_k, cols]
-  const Bf16* dense_out;  // [num_tokens, cols]
+  const Bf16* out;  // [num_tokens, top_k, cols]
   const int32_t* ids;
   const float* weights;
-  const Bf16* post_norm_1;
-  const Bf16* post_norm_2;
-  const Bf16* post_norm;
   int num_experts;
   int top_k;
-  int cols;
-  float layer_scalar;
-  float eps;
 };
 
-__global__ void __launch_bounds__(kRowThreads) CombineKernel(CombineArgs args) {
-  ptx::SmemArena arena;
-  float* warp_sums = arena.Take<float>(kRowWarps);
-  Bf16* row = arena.Take<Bf16>(static_cast<size_t>(args.cols));
-  FACET_SHARED(order, int[kTopKMax]);   // Choices by ascending expert.
-  FACET_SHARED(slices, int[kTopKMax]);  // Of order's experts.
+__global__ void __launch_bounds__(kRowThreads) CombineKernel(CombineArgs args, MoeEndArgs end) {
+  FACET_SHARED(order, SliceOrder);
   const int64_t token = blockIdx.x;
-  const Bf16* dense = args.dense_out + token * args.cols;
-  Bf16* hidden = args.hidden + token * args.cols;
-  const float* weights = args.weights + token * args.top_k;
   ptx::GridDependencyWait();
-  if (static_cast<int>(threadIdx.x) < args.top_k) {
-    const int32_t* ids = args.ids + token * args.top_k;
-    const int32_t id = ids[threadIdx.x];
-    int place = 0;
-    for (int j = 0; j < args.top_k; ++j) place += ids[j] < id ? 1 : 0;
-    order[place] = static_cast<int>(threadIdx.x);
-    slices[place] = kExpertSlices * id / args.num_experts;
-  }
+  OrderChoices(
+      args.ids + token * args.top_k, args.top_k,
+      [&](int id) { return kExpertSlices * id / args.num_experts; }, order);
   ptx::SyncThreads();
-
-  // 1 The experts' sum: float32 inside a slice, one rounding for each, slices ascending.
-  float dense_squares = 0;
-  float expert_squares = 0;
-  ForPairsOfThread(args.cols, [&](int col) {
+  EndMoeLayer(end, token, [&](int col) {
     RowPair total;
-    RowPair slice;
-    for (int i = 0; i < args.top_k; ++i) {
-      const int j = order[i];
-      const float weight = weights[j];
-      const RowPair y = LoadPair(args.out + (token * args.top_k + j) * args.cols, col);
-      slice.low += weight * y.low;
-      slice.high += weight * y.high;
-      if (i + 1 == args.top_k || slices[i + 1] != slices[i]) {
-        total.low += RoundToBf16(slice.low);
-        total.high += RoundToBf16(slice.high);
-        slice = RowPair();
-      }
-    }
-    StorePair(row, col, total);
-    expert_squares += SumOfSquares(LoadPair(row, col));
-    dense_squares += SumOfSquares(LoadPair(dense, col));
-  });
-  const float dense_scale = RmsScale(BlockSum(dense_squares, warp_sums), args.cols, args.eps);
-  const float expert_scale = RmsScale(BlockSum(expert_squares, warp_sums), args.cols, args.eps);
-
-  // 2 Both paths, each through its norm.
-  float squares = 0;
-  ForPairsOfThread(args.cols, [&](int col) {
-    const RowPair a = Normed(LoadPair(dense, col), dense_scale, LoadPair(args.post_norm_1, col));
-    const RowPair b = Normed(LoadPair(row, col), expert_scale, LoadPair(args.post_norm_2, col));
-    StorePair(row, col, {a.low + b.low, a.high + b.high});
-    squares += SumOfSquares(LoadPair(row, col));
-  });
-  const float scale = RmsScale(BlockSum(squares, warp_sums), args.cols, args.eps);
-
-  // 3 The layer's end.
-  ForPairsOfThread(args.cols, [&](int col) {
-    const RowPair add = Normed(LoadPair(row, col), scale, LoadPair(args.post_norm, col));
-    const RowPair old = LoadPair(hidden, col);
-    StorePair(hidden, col,
-              {RoundToBf16(old.low + add.low) * args.layer_scalar,
-               RoundToBf16(old.high + add.high) * args.layer_scalar});
+    ForSliceSums(order, args.out + token * args.top_k * end.cols, args.weights + token * args.top_k,
+                 end.cols, col, [&](int, RowPair sum) { AddRounded(total, sum); });
+    return total;
   });
   ptx::GridDependencyLaunch();
 }
@@ -465,21 +407,24 @@ CudaBackend::Routing CudaBackend::PlanRouting(const ConstTensorView& topk_ids, i
 }
 
 void CudaBackend::DoMoeUp(const MoeUpArgs& args) {
-  const int64_t num_tokens = args.expert_in.dim(0);
-  const int64_t cols = args.expert_in.dim(1);
-  const int64_t width = args.act.dim(2);
-  const auto num_experts = static_cast<int>(args.experts.size());
-  const Routing routing = PlanRouting(args.topk_ids, num_experts);
-  const ExpertWork<StoreGatedGelu> work{.weights = ExpertPointers(args.experts).up,
-                                        .num_rows = static_cast<int>(width),
-                                        .cols = static_cast<int>(cols),
-                                        .plan = routing.plan,
-                                        .input = {.base = args.expert_in.as<Bf16>(),
-                                                  .list = routing.plan.list,
-                                                  .divisor = static_cast<int>(args.topk_ids.dim(1)),
-                                                  .stride = static_cast<int>(cols)},
-                                        .epilogue = {args.act.as<Bf16>(), width}};
-  Check(LaunchExperts<1>(work, stream_), "MoeUp experts");
+  const int64_t num_tokens = args.dense_in.dim(0);
+  const int64_t cols = args.dense_in.dim(1);
+  if (args.expert_in.dim(0) > 0) {
+    const int64_t width = args.act.dim(2);
+    const Routing routing = PlanRouting(args.topk_ids, static_cast<int>(args.experts.size()));
+    const ExpertWork<StoreGatedGelu> work{
+        .weights = ExpertPointers(args.experts).up,
+        .num_rows = static_cast<int>(width),
+        .cols = static_cast<int>(cols),
+        .plan = routing.plan,
+        .input = {.base = args.expert_in.as<Bf16>(),
+                  .list = routing.plan.list,
+                  .divisor = static_cast<int>(args.topk_ids.dim(1)),
+                  .stride = static_cast<int>(cols)},
+        .epilogue = {args.act.as<Bf16>(), width}};
+    Check(LaunchExperts<1>(work, stream_), "MoeUp experts");
+  }
+  if (num_tokens == 0) return;
   auto dense = MakeDenseWork("MoeUp", args.dense_in.raw(), num_tokens, cols,
                              StoreGatedGelu{args.dense_act.as<Bf16>(), args.dense_gate.rows});
   dense.weights[0] = ViewOf(args.dense_gate);
@@ -488,22 +433,24 @@ void CudaBackend::DoMoeUp(const MoeUpArgs& args) {
 }
 
 void CudaBackend::DoMoeDown(const MoeDownArgs& args) {
-  const int64_t num_tokens = args.act.dim(0);
-  const int64_t cols = args.act.dim(2);
+  const int64_t num_tokens = args.dense_act.dim(0);
   const int64_t hidden = args.dense_out.dim(1);
-  const auto num_experts = static_cast<int>(args.experts.size());
-  FACET_CHECK_EQ(cols % 8, 0) << "MoeDown: the width of an expert must be a multiple of 8";
-  const Routing routing = PlanRouting(args.topk_ids, num_experts);
-  const ExpertWork<StoreRounded> work{.weights = ExpertPointers(args.experts).down,
-                                      .num_rows = static_cast<int>(hidden),
-                                      .cols = static_cast<int>(cols),
-                                      .plan = routing.plan,
-                                      .input = {.base = args.act.as<Bf16>(),
-                                                .list = routing.plan.list,
-                                                .divisor = 1,
-                                                .stride = static_cast<int>(cols)},
-                                      .epilogue = {args.out.as<Bf16>(), hidden}};
-  Check(LaunchExperts<2>(work, stream_), "MoeDown experts");
+  if (args.act.dim(0) > 0) {
+    const int64_t cols = args.act.dim(2);
+    FACET_CHECK_EQ(cols % 8, 0) << "MoeDown: the width of an expert must be a multiple of 8";
+    const Routing routing = PlanRouting(args.topk_ids, static_cast<int>(args.experts.size()));
+    const ExpertWork<StoreRounded> work{.weights = ExpertPointers(args.experts).down,
+                                        .num_rows = static_cast<int>(hidden),
+                                        .cols = static_cast<int>(cols),
+                                        .plan = routing.plan,
+                                        .input = {.base = args.act.as<Bf16>(),
+                                                  .list = routing.plan.list,
+                                                  .divisor = 1,
+                                                  .stride = static_cast<int>(cols)},
+                                        .epilogue = {args.out.as<Bf16>(), hidden}};
+    Check(LaunchExperts<2>(work, stream_), "MoeDown experts");
+  }
+  if (num_tokens == 0) return;
   auto dense = MakeDenseWork("MoeDown", args.dense_act.raw(), num_tokens, args.dense_down.cols,
                              StoreRounded{args.dense_out.as<Bf16>(), hidden});
   dense.weights[0] = ViewOf(args.dense_down);
@@ -513,26 +460,16 @@ void CudaBackend::DoMoeDown(const MoeDownArgs& args) {
 void CudaBackend::DoMoeCombine(const MoeCombineArgs& args) {
   const int64_t cols = args.hidden.dim(1);
   FACET_CHECK_EQ(cols % 2, 0);
-  const CombineArgs combine{.hidden = args.hidden.as<Bf16>(),
-                            .out = args.out.as<Bf16>(),
-                            .dense_out = args.dense_out.as<Bf16>(),
+  const CombineArgs combine{.out = args.out.as<Bf16>(),
                             .ids = args.topk_ids.as<int32_t>(),
                             .weights = args.topk_weights.as<float>(),
-                            .post_norm_1 = args.post_norm_1.as<Bf16>(),
-                            .post_norm_2 = args.post_norm_2.as<Bf16>(),
-                            .post_norm = args.post_norm.as<Bf16>(),
                             .num_experts = args.num_experts,
-                            .top_k = static_cast<int>(args.topk_ids.dim(1)),
-                            .cols = static_cast<int>(cols),
-                            .layer_scalar = args.layer_scalar,
-                            .eps = args.eps};
-  // The row begins at the next multiple of 16 bytes.
-  static_assert(kRowWarps * sizeof(float) % 16 == 0);
+                            .top_k = static_cast<int>(args.topk_ids.dim(1))};
   Check(ptx::Launch({.grid = dim3(static_cast<unsigned>(args.hidden.dim(0))),
                      .block = dim3(kRowThreads),
-                     .smem_bytes = kRowWarps * sizeof(float) + cols * sizeof(Bf16),
+                     .smem_bytes = MoeEndSmemBytes(cols),
                      .stream = stream_},
-                    CombineKernel, combine),
+                    CombineKernel, combine, MoeEndOf(args)),
         "MoeCombine");
 }
 

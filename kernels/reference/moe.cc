@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
+#include <utility>
 
-#include "kernels/reference/plain.h"
+#include "kernels/reference/moe_sums.h"
 #include "kernels/reference/reference_backend.h"
 
 namespace facet::kernels {
@@ -65,14 +67,18 @@ void ReferenceBackend::DoMoeUp(const MoeUpArgs& args) {
   const DType dtype = args.act.dtype();
   const int64_t top_k = args.topk_ids.dim(1);
   const bool up_first = Misread(Misreading::kExpertUpFirst);
-  for (int64_t t = 0; t < args.expert_in.dim(0); ++t) {
-    const Row x = RowOf(args.expert_in, t);
+  for (int64_t r = 0; r < args.expert_in.dim(0); ++r) {
+    const Row x = RowOf(args.expert_in, r);
     for (int64_t j = 0; j < top_k; ++j) {
-      const ExpertWeights& expert = args.experts[args.topk_ids.as<int32_t>()[t * top_k + j]];
+      const int32_t id = args.topk_ids.as<int32_t>()[r * top_k + j];
+      if (id < 0) continue;
+      const ExpertWeights& expert = args.experts[id];
       const Row gate = Linear(up_first ? expert.up : expert.gate, x, dtype);
       const Row up = Linear(up_first ? expert.gate : expert.up, x, dtype);
-      PutRow(args.act, t * top_k + j, GatedGelu(gate, up, dtype));
+      PutRow(args.act, r * top_k + j, GatedGelu(gate, up, dtype));
     }
+  }
+  for (int64_t t = 0; t < args.dense_in.dim(0); ++t) {
     const Row dense = RowOf(args.dense_in, t);
     PutRow(args.dense_act, t,
            GatedGelu(Linear(args.dense_gate, dense, dtype), Linear(args.dense_up, dense, dtype),
@@ -82,46 +88,29 @@ void ReferenceBackend::DoMoeUp(const MoeUpArgs& args) {
 
 void ReferenceBackend::DoMoeDown(const MoeDownArgs& args) {
   const DType dtype = args.act.dtype();
-  const int64_t top_k = args.topk_ids.dim(1);
-  for (int64_t t = 0; t < args.act.dim(0); ++t) {
-    for (int64_t j = 0; j < top_k; ++j) {
-      const ExpertWeights& expert = args.experts[args.topk_ids.as<int32_t>()[t * top_k + j]];
-      PutRow(args.out, t * top_k + j, Linear(expert.down, RowOf(args.act, t * top_k + j), dtype));
-    }
+  for (int64_t pair = 0; pair < args.topk_ids.num_elements(); ++pair) {
+    const int32_t id = args.topk_ids.as<int32_t>()[pair];
+    if (id < 0) continue;
+    PutRow(args.out, pair, Linear(args.experts[id].down, RowOf(args.act, pair), dtype));
+  }
+  for (int64_t t = 0; t < args.dense_act.dim(0); ++t) {
     PutRow(args.dense_out, t, Linear(args.dense_down, RowOf(args.dense_act, t), dtype));
   }
 }
 
 void ReferenceBackend::DoMoeCombine(const MoeCombineArgs& args) {
-  const DType dtype = args.hidden.dtype();
-  const int64_t top_k = args.topk_ids.dim(1);
-  const float layer_scalar = Misread(Misreading::kLayerScalarIgnored) ? 1 : args.layer_scalar;
-  const bool swapped = Misread(Misreading::kMoePostNormsSwapped);
   for (int64_t t = 0; t < args.hidden.dim(0); ++t) {
-    const int32_t* ids = args.topk_ids.as<int32_t>() + t * top_k;
-    std::vector<int64_t> order(top_k);
-    std::iota(order.begin(), order.end(), 0);
-    std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return ids[a] < ids[b]; });
     Row total(args.hidden.dim(1));
     for (int slice = 0; slice < kExpertSlices; ++slice) {
-      Row sum(args.hidden.dim(1));
-      for (const int64_t j : order) {
-        if (SliceOf(ids[j], args.num_experts) != slice) continue;
-        const Row out = RowOf(args.out, t * top_k + j);
-        const float weight = args.topk_weights.as<float>()[t * top_k + j];
-        for (size_t i = 0; i < sum.size(); ++i) sum[i] += weight * out[i];
+      const std::optional<Row> sum =
+          SliceSum(args.out, args.topk_ids, args.topk_weights, t,
+                   [&](int32_t id) { return SliceOf(id, args.num_experts) == slice; });
+      if (!sum) continue;
+      for (size_t i = 0; i < total.size(); ++i) {
+        total[i] += RoundTo(args.hidden.dtype(), (*sum)[i]);
       }
-      for (size_t i = 0; i < sum.size(); ++i) total[i] += RoundTo(dtype, sum[i]);
     }
-    for (float& value : total) value = RoundTo(dtype, value);
-    const Row a = RmsNorm(RowOf(args.dense_out, t), swapped ? args.post_norm_2 : args.post_norm_1,
-                          args.eps, dtype);
-    const Row b = RmsNorm(total, swapped ? args.post_norm_1 : args.post_norm_2, args.eps, dtype);
-    Row branch = Add(a, b, dtype);
-    if (!Misread(Misreading::kPostFeedforwardNormIgnored)) {
-      branch = RmsNorm(branch, args.post_norm, args.eps, dtype);
-    }
-    PutRow(args.hidden, t, Scale(Add(RowOf(args.hidden, t), branch, dtype), layer_scalar, dtype));
+    EndMoeLayer(args, t, std::move(total));
   }
 }
 

@@ -27,6 +27,10 @@ class ReferenceBackend final : public HostBackend {
   void DoMoeUp(const MoeUpArgs& args) override;
   void DoMoeDown(const MoeDownArgs& args) override;
   void DoMoeCombine(const MoeCombineArgs& args) override;
+  void DoMoePack(const MoePackArgs& args) override;
+  void DoMoeUnpack(const MoeUnpackArgs& args) override;
+  void DoMoeSliceSums(const MoeSliceSumsArgs& args) override;
+  void DoMoeCombineSlices(const MoeCombineSlicesArgs& args) override;
   void DoPleInject(const PleInjectArgs& args) override;
   void DoKeepRows(const KeepRowsArgs& args) override;
   void DoHead(const HeadArgs& args) override;

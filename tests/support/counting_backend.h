@@ -61,6 +61,14 @@ class CountingBackend final : public kernels::HostBackend {
 
   void DoMoeCombine(const kernels::MoeCombineArgs& args) override { inner_->MoeCombine(args); }
 
+  void DoMoePack(const kernels::MoePackArgs& args) override { inner_->MoePack(args); }
+
+  void DoMoeUnpack(const kernels::MoeUnpackArgs& args) override { inner_->MoeUnpack(args); }
+
+  void DoMoeSliceSums(const kernels::MoeSliceSumsArgs& args) override { inner_->MoeSliceSums(args); }
+
+  void DoMoeCombineSlices(const kernels::MoeCombineSlicesArgs& args) override { inner_->MoeCombineSlices(args); }
+
   void DoPleInject(const kernels::PleInjectArgs& args) override { inner_->PleInject(args); }
 
   void DoKeepRows(const kernels::KeepRowsArgs& args) override { inner_->KeepRows(args); }
