@@ -119,9 +119,10 @@ TEST_P(MoeExchangeTest, MoePackSendsATokenOnceToEachRankThatItConcerns) {
       const auto* from = static_cast<const std::byte*>(step.expert_in.view().raw());
       EXPECT_EQ(std::memcmp(row, from + t * hidden_bytes, hidden_bytes), 0);
       EXPECT_EQ(std::memcmp(row + layout.ids_offset, ids.data() + t * kTopK, 4 * kTopK), 0);
-      EXPECT_EQ(std::memcmp(row + layout.weights_offset,
-                            step.weights.view().as<float>() + t * kTopK, 4 * kTopK),
-                0);
+      std::vector<float> weights(kTopK);
+      std::memcpy(weights.data(), row + layout.weights_offset, 4 * kTopK);
+      EXPECT_TRUE(std::equal(weights.begin(), weights.end(),
+                             std::as_const(step.weights).view().as<float>() + t * kTopK));
     }
     int32_t count = 0;
     std::memcpy(&count, bytes + rank * block.block_bytes(), sizeof count);

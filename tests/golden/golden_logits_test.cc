@@ -104,7 +104,7 @@ TEST(GoldenRouterTest, ChoosesAndWeighsAsTransformersDoes) {
   const worker::Gemma4Config config = *worker::LoadGemma4Config(model);
   kernels::CpuBackend backend(kernels::BestCpuTier(), 1);
   const worker::Gemma4Weights weights = *worker::LoadGemma4Weights(
-      *worker::Checkpoint::Open(model), config, DType::kF32, backend, nullptr);
+      *worker::Checkpoint::Open(model), config, {}, DType::kF32, backend, nullptr);
   const worker::LayerWeights& layer = weights.layers[golden.Ints("layer")[0]];
   std::vector<float> hidden = golden.Floats("hidden");
   const int64_t size = config.hidden;

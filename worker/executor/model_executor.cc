@@ -80,8 +80,8 @@ Status CheckFits(const ModelExecutorOptions& options,
                  const Gemma4Config& config,
                  const kernels::Backend& backend) {
   const kernels::MemoryOffer offer = backend.Memory();
-  const DeviceBytes bytes =
-      BytesNeeded(config, options.dtype, options.step_tokens_max, options.running_max);
+  const DeviceBytes bytes = BytesNeeded(config, options.experts, options.dtype,
+                                        options.step_tokens_max, options.running_max);
   const int64_t weights = bytes.weights + (offer.holds_tables ? bytes.tables : 0);
   const int64_t needed = weights + bytes.buffers + options.kv_bytes;
   if (needed <= offer.free_bytes) return absl::OkStatus();
@@ -103,12 +103,13 @@ StatusOr<std::unique_ptr<ModelExecutor>> ModelExecutor::Create(
   }
   FACET_ASSIGN_OR_RETURN(auto source, OpenModel(options.model_directory));
   auto& [config, checkpoint] = source;
+  FACET_RETURN_IF_ERROR(CheckExpertShare(options.experts, config));
   FACET_RETURN_IF_ERROR(CheckFits(options, config, *backend));
   const std::vector<KvLayerShape> shapes = Gemma4::KvShapes(config, options.dtype);
   FACET_ASSIGN_OR_RETURN(const KvLayout layout,
                          PlanKvLayout(shapes, config.window, options.kv_bytes));
-  StatusOr<Gemma4Weights> loaded =
-      LoadGemma4Weights(std::move(checkpoint), config, options.dtype, *backend, progress);
+  StatusOr<Gemma4Weights> loaded = LoadGemma4Weights(std::move(checkpoint), config, options.experts,
+                                                     options.dtype, *backend, progress);
   if (!loaded.ok()) return Annotate(loaded.status(), options.model_directory);
   Gemma4Weights weights = *std::move(loaded);
   const std::string digest = weights.checkpoint.LayoutDigest();

@@ -35,6 +35,7 @@ struct ModelExecutorOptions {
   int64_t kv_bytes = 0;
   int32_t running_max = 0;
   int32_t step_tokens_max = 0;
+  ExpertShare experts;  // Of every layer, those that this rank holds.
 };
 
 class ModelExecutor final : public Executor {

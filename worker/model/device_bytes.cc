@@ -6,6 +6,7 @@
 namespace facet::worker {
 
 DeviceBytes BytesNeeded(const Gemma4Config& config,
+                        const ExpertShare& share,
                         kernels::DType dtype,
                         int32_t step_tokens_max,
                         int32_t running_max) {
@@ -13,6 +14,7 @@ DeviceBytes BytesNeeded(const Gemma4Config& config,
   for (const ExpectedTensor& tensor : ExpectedTensors(config)) {
     int64_t size = kernels::SizeOf(dtype);
     for (const int64_t dim : tensor.shape) size *= dim;
+    if (tensor.experts) size /= share.num_ranks;
     const bool table = tensor.name.ends_with("embed_tokens_per_layer.weight");
     (table ? bytes.tables : bytes.weights) += size;
   }

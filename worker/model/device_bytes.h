@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/dtype.h"
+#include "worker/model/expert_share.h"
 #include "worker/model/gemma4_config.h"
 
 namespace facet::worker {
@@ -16,6 +17,7 @@ struct DeviceBytes {
 
 // dtype is that of weights and activations.
 DeviceBytes BytesNeeded(const Gemma4Config& config,
+                        const ExpertShare& share,
                         kernels::DType dtype,
                         int32_t step_tokens_max,
                         int32_t running_max);

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <optional>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "worker/model/direct_reader.h"
 
@@ -54,8 +55,8 @@ void AddFeedForward(const Gemma4Config& config, int32_t i, std::vector<ExpectedT
     tensors.push_back({name("router.proj.weight"), {experts, hidden}});
     tensors.push_back({name("router.scale"), {hidden}});
     tensors.push_back({name("router.per_expert_scale"), {experts}});
-    tensors.push_back({name("experts.gate_up_proj"), {experts, 2 * width, hidden}});
-    tensors.push_back({name("experts.down_proj"), {experts, hidden, width}});
+    tensors.push_back({name("experts.gate_up_proj"), {experts, 2 * width, hidden}, true});
+    tensors.push_back({name("experts.down_proj"), {experts, hidden, width}, true});
     for (const char* norm :
          {"pre_feedforward_layernorm_2.weight", "post_feedforward_layernorm_1.weight",
           "post_feedforward_layernorm_2.weight"}) {
@@ -73,16 +74,19 @@ class Loader {
  public:
   Loader(const Gemma4Config& config,
          const Checkpoint& checkpoint,
+         const ExpertShare& share,
          DType dtype,
          kernels::Backend& backend,
          const LoadProgress& progress)
       : config_(config),
         checkpoint_(checkpoint),
+        share_(share),
         dtype_(dtype),
         backend_(backend),
         progress_(progress) {
     for (const ExpectedTensor& tensor : ExpectedTensors(config)) {
-      bytes_total_ += checkpoint.Find(tensor.name)->bytes;
+      const int64_t bytes = checkpoint.Find(tensor.name)->bytes;
+      bytes_total_ += tensor.experts ? bytes / share.num_ranks : bytes;
     }
   }
 
@@ -126,14 +130,16 @@ class Loader {
     const std::string down = LayerName(config_, layer, "experts.down_proj");
     const int64_t width = config_.expert_intermediate;
     const int64_t hidden = config_.hidden;
-    std::vector<kernels::ExpertWeights> experts(config_.num_experts);
-    for (int64_t e = 0; e < config_.num_experts; ++e) {
-      experts[e].gate = PackRows(gate_up, 2 * e * width, width);
-      experts[e].up = PackRows(gate_up, (2 * e + 1) * width, width);
-      experts[e].down = PackRows(down, e * hidden, hidden);
+    std::vector<kernels::ExpertWeights> experts(share_.num_experts(config_));
+    int64_t e = share_.first_expert(config_);
+    for (kernels::ExpertWeights& expert : experts) {
+      expert.gate = PackRows(gate_up, 2 * e * width, width);
+      expert.up = PackRows(gate_up, (2 * e + 1) * width, width);
+      expert.down = PackRows(down, e * hidden, hidden);
+      ++e;
     }
-    Count(gate_up);
-    Count(down);
+    Count(gate_up, share_.num_ranks);
+    Count(down, share_.num_ranks);
     return experts;
   }
 
@@ -183,13 +189,15 @@ class Loader {
     return backend_.Pack(part, kernels::FormatOf(dtype_));
   }
 
-  void Count(const std::string& name) {
-    bytes_read_ += checkpoint_.Find(name)->bytes;
+  // One of so many equal parts of the tensor was read.
+  void Count(const std::string& name, int32_t num_parts = 1) {
+    bytes_read_ += checkpoint_.Find(name)->bytes / num_parts;
     if (progress_) progress_(bytes_read_, bytes_total_);
   }
 
   const Gemma4Config& config_;
   const Checkpoint& checkpoint_;
+  const ExpertShare share_;
   const DType dtype_;
   kernels::Backend& backend_;
   const LoadProgress& progress_;
@@ -265,9 +273,11 @@ Status CheckTensors(const Gemma4Config& config, const Checkpoint& checkpoint) {
 
 StatusOr<Gemma4Weights> LoadGemma4Weights(Checkpoint checkpoint,
                                           const Gemma4Config& config,
+                                          const ExpertShare& share,
                                           kernels::DType dtype,
                                           kernels::Backend& backend,
                                           const LoadProgress& progress) {
+  const int64_t start_ns = Clock::Real().NowNs();
   Gemma4Weights weights;
   weights.checkpoint = std::move(checkpoint);
   FACET_RETURN_IF_ERROR(CheckTensors(config, weights.checkpoint));
@@ -277,7 +287,7 @@ StatusOr<Gemma4Weights> LoadGemma4Weights(Checkpoint checkpoint,
     backend.SetHostReader(
         [&reader](void* to, const void* from, int64_t bytes) { reader->Read(to, from, bytes); });
   }
-  Loader loader(config, weights.checkpoint, dtype, backend, progress);
+  Loader loader(config, weights.checkpoint, share, dtype, backend, progress);
   const std::string prefix = config.prefix();
   weights.embedding = loader.Pack(prefix + "embed_tokens.weight");
   if (!config.tied_head) {
@@ -296,6 +306,14 @@ StatusOr<Gemma4Weights> LoadGemma4Weights(Checkpoint checkpoint,
   weights.bytes_read = loader.bytes_read();
   backend.EndLoading();
   if (reader) FACET_RETURN_IF_ERROR(reader->status());
+  if (share.shared()) {
+    Log(kInfo, "weights of a rank loaded",
+        {{"rank", share.rank},
+         {"num_ranks", share.num_ranks},
+         {"experts_of_a_layer", share.num_experts(config)},
+         {"bytes_read", weights.bytes_read},
+         {"seconds", static_cast<double>(Clock::Real().NowNs() - start_ns) / 1e9}});
+  }
   return weights;
 }
 

@@ -11,6 +11,7 @@
 
 #include "base/status.h"
 #include "kernels/backend.h"
+#include "worker/model/expert_share.h"
 #include "worker/model/gemma4_config.h"
 #include "worker/model/safetensors.h"
 
@@ -52,7 +53,7 @@ struct LayerWeights {
   DeviceVector pre_feedforward_norm_2;
   DeviceVector post_feedforward_norm_1;
   DeviceVector post_feedforward_norm_2;
-  std::vector<kernels::ExpertWeights> experts;
+  std::vector<kernels::ExpertWeights> experts;  // Those of this rank.
 };
 
 struct Gemma4Weights {
@@ -65,7 +66,7 @@ struct Gemma4Weights {
   DeviceVector ple_projection_norm;
   std::vector<LayerWeights> layers;
 
-  int64_t bytes_read = 0;
+  int64_t bytes_read = 0;  // Of the files, by this rank.
 
   const kernels::PackedWeight& head_weight() const { return head.empty() ? embedding : head; }
 };
@@ -74,6 +75,7 @@ struct Gemma4Weights {
 struct ExpectedTensor {
   std::string name;
   std::vector<int64_t> shape;
+  bool experts = false;  // [num_experts, …]: a rank reads its own alone.
 };
 
 // Everything that must be stored, in the order of loading.
@@ -85,10 +87,11 @@ Status CheckTensors(const Gemma4Config& config, const Checkpoint& checkpoint);
 // Called after each tensor with bytes done and in all.
 using LoadProgress = std::function<void(int64_t bytes_done, int64_t bytes_total)>;
 
-// Activations and packed weights in dtype (f32 or bf16), whatever the files hold.
-// Errors do not name the directory: the caller does.
+// Activations and packed weights in dtype (f32 or bf16), whatever the files hold. Of the experts
+// those of share, a checked one. Errors do not name the directory: the caller does.
 StatusOr<Gemma4Weights> LoadGemma4Weights(Checkpoint checkpoint,
                                           const Gemma4Config& config,
+                                          const ExpertShare& share,
                                           kernels::DType dtype,
                                           kernels::Backend& backend,
                                           const LoadProgress& progress);
