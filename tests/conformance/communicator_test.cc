@@ -52,7 +52,7 @@ class Exchanger {
  public:
   explicit Exchanger(Communicator& comm, int32_t capacity = kCapacity)
       : comm_(comm),
-        layout_(comm.num_ranks(), capacity, kRowBytes),
+        layout_(comm.num_ranks(), {.capacity = capacity, .row_bytes = kRowBytes}),
         send_(layout_.num_bytes()),
         recv_(layout_.num_bytes()) {}
 
@@ -223,6 +223,31 @@ TEST_P(CommunicatorTest, AllGatherIsInRankOrder) {
         Fill(mine, 1, round, from, 0);
         if (!std::equal(mine.begin(), mine.end(),
                         all.begin() + static_cast<int64_t>(from * block))) {
+          return StrCat("round ", round, ": the block of rank ", from, " is wrong");
+        }
+      }
+    }
+    return "";
+  });
+  EXPECT_THAT(said, Each(IsEmpty()));
+}
+
+TEST_P(CommunicatorTest, AnAllGatherThatWasStartedTravelsWhileTheCallerComputes) {
+  const auto said = RunRanks(GetParam(), [](RankSeat& seat) -> std::string {
+    auto comm = seat.Form(1, kPatience);
+    SAY_IF_ERROR(comm.status());
+    constexpr size_t kBlock = 300'000;
+    std::vector<std::byte> mine(kBlock);
+    std::vector<std::byte> all(kBlock * seat.num_ranks());
+    for (int64_t round = 0; round < 4; ++round) {
+      Fill(mine, 1, round, seat.rank(), 0);
+      SAY_IF_ERROR((*comm)->StartAllGather(mine, all));
+      if (seat.rank() == round) absl::SleepFor(absl::Milliseconds(20));
+      SAY_IF_ERROR((*comm)->Await(kPatience));
+      for (int32_t from = 0; from < seat.num_ranks(); ++from) {
+        Fill(mine, 1, round, from, 0);
+        if (!std::equal(mine.begin(), mine.end(),
+                        all.begin() + static_cast<int64_t>(from * kBlock))) {
           return StrCat("round ", round, ": the block of rank ", from, " is wrong");
         }
       }

@@ -37,8 +37,8 @@
 // communicator, and nobody sees a fault.
 //
 // Threads: one thread makes all calls, save Abort, called, status and SetListener, which any thread
-// may call at any time before destruction begins. Memory of a call is the communicator's from
-// Dispatch or Combine to the return of Await, whatever Await returns, or to destruction.
+// may call at any time before destruction begins. Memory of a call is the communicator's from its
+// start to the return of Await, whatever Await returns, or to destruction.
 #pragma once
 
 #include <cstddef>
@@ -68,17 +68,21 @@ class Communicator {
 
   // Starts sending the tokens' rows to the ranks of their experts. send and recv are
   // [num_ranks][block bytes], alike in size and apart in memory; other views CHECK-fail, as does a
-  // call between a Dispatch or Combine and its Await. Waits for nobody.
+  // call between a start and its Await. Waits for nobody.
   Status Dispatch(std::span<const std::byte> send, std::span<std::byte> recv);
 
   // Starts sending the experts' rows back; otherwise as Dispatch.
   Status Combine(std::span<const std::byte> send, std::span<std::byte> recv);
 
-  // Waits for the end of what Dispatch or Combine started: recv is filled, send may be reused.
+  // Starts sending one block to all ranks; all is [num_ranks][mine.size()], in rank order.
+  // Otherwise as Dispatch.
+  Status StartAllGather(std::span<const std::byte> mine, std::span<std::byte> all);
+
+  // Waits for the end of what was started: recv is filled, send may be reused.
   // DEADLINE_EXCEEDED, within 100 ms after the timeout, names a rank that had not come.
   Status Await(absl::Duration timeout);
 
-  // Every rank's small block, in rank order: all is [num_ranks][mine.size()]. Starts and waits.
+  // StartAllGather and Await.
   Status AllGather(std::span<const std::byte> mine,
                    std::span<std::byte> all,
                    absl::Duration timeout);
@@ -119,6 +123,8 @@ class Communicator {
   Status StartExchange(TransferVerb verb,
                        std::span<const std::byte> send,
                        std::span<std::byte> recv);
+  // Numbers the transfer and starts it.
+  Status Begin(Transfer transfer);
 
   const int32_t rank_;
   const int32_t num_ranks_;
