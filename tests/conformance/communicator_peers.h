@@ -27,7 +27,8 @@ class RankSeat {
 
   bool last() const { return rank_ == num_ranks_ - 1; }
 
-  virtual StatusOr<std::unique_ptr<Communicator>> Form(int64_t epoch_min, absl::Duration timeout) = 0;
+  virtual StatusOr<std::unique_ptr<Communicator>> Form(int64_t epoch_min,
+                                                       absl::Duration timeout) = 0;
 
   // Ends this rank without a word to the others, as far as its kind can: a process is killed.
   virtual void Vanish(std::unique_ptr<Communicator> communicator) = 0;

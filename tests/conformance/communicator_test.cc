@@ -1,4 +1,5 @@
-// What every Communicator must do, on 1 to 4 ranks.
+// What every Communicator must do with blocks and groups, on 1 to 4 ranks; steps are in
+// communicator_steps_test.cc.
 #include "worker/comm/communicator.h"
 
 #include <gmock/gmock.h>
@@ -15,6 +16,7 @@
 
 #include "absl/time/clock.h"
 #include "base/clock.h"
+#include "tests/conformance/communicator_checks.h"
 #include "tests/conformance/communicator_peers.h"
 #include "worker/comm/rank_blocks.h"
 
@@ -24,15 +26,8 @@ namespace {
 using testing::Each;
 using testing::IsEmpty;
 
-constexpr absl::Duration kPatience = absl::Seconds(15);  // Where nothing should go wrong.
-// What should take a fraction of a second and is not the end of kPatience: shared machines stand
-// still for seconds at times.
-constexpr double kSoonSeconds = 8;
 constexpr int32_t kCapacity = 8;
 constexpr int64_t kRowBytes = 1000;
-
-#define SAY_IF_ERROR(expression) \
-  if (const Status status = (expression); !status.ok()) return MessageOf(status)
 
 // Content that tells where it came from.
 void Fill(std::span<std::byte> rows, int64_t epoch, int64_t round, int32_t from, int32_t to) {
@@ -41,10 +36,6 @@ void Fill(std::span<std::byte> rows, int64_t epoch, int64_t round, int32_t from,
     const uint64_t word = (start * 149 + at) * 0x9E3779B97F4A7C15ULL;
     std::memcpy(rows.data() + at, &word, std::min(sizeof word, rows.size() - at));
   }
-}
-
-double SecondsSince(int64_t start_ns) {
-  return static_cast<double>(Clock::Real().NowNs() - start_ns) / 1e9;
 }
 
 // One rank's buffers, and exchanges through them that check what arrived.
@@ -112,22 +103,6 @@ class Exchanger {
 };
 
 int64_t SomeRows(int32_t from, int32_t to) { return (from * 3 + to * 5 + 1) % (kCapacity + 1); }
-
-// Nothing if this is the error that ended the group, else what is wrong with it.
-std::string WantEnd(const Status& status,
-                    absl::StatusCode code,
-                    int32_t rank,
-                    int64_t epoch,
-                    const std::string& reason = "") {
-  const std::string message = MessageOf(status);
-  const std::string start = StrCat("epoch ", epoch, " ended by rank ", rank, ": ");
-  if (status.code() == code && message.find(start) != std::string::npos &&
-      message.find(reason) != std::string::npos) {
-    return "";
-  }
-  return StrCat("wanted ", absl::StatusCodeToString(code), " '", start, reason, "', got ",
-                status.ToString());
-}
 
 // Nothing if all further calls return the same error.
 std::string WantTheSameFromEveryCall(Communicator& comm, const Status& end) {

@@ -110,9 +110,8 @@ StatusOr<StepHeader> GroupControl::Agree(const StepWish& wish, absl::Duration ti
   const auto settled = [this, step]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return fault_.has_value() || reported_ || (header_ && header_->step == step);
   };
-  if (mutex_.AwaitWithTimeout(absl::Condition(&settled), timeout) && !fault_ && !reported_) {
-    return *header_;
-  }
+  mutex_.AwaitWithTimeout(absl::Condition(&settled), timeout);
+  if (header_ && header_->step == step) return *header_;  // What ended the group came after it.
   lock.Release();
   return End(FaultKind::kDeadline, kWhoeverIsMissing,
              StrCat("not ready for step ", step, " at rank ", options_.rank, "'s deadline"));
