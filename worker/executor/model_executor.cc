@@ -126,6 +126,11 @@ StatusOr<std::unique_ptr<ModelExecutor>> ModelExecutor::Create(
   executor->weights_digest_ = digest;
   executor->model_ = std::make_unique<Gemma4>(config, std::move(weights), options.dtype, device,
                                               options.step_tokens_max);
+  if (options.experts.shared()) {
+    executor->exchange_ = std::make_unique<ExpertExchange>(
+        executor->model_->config(), options.dtype, device,
+        ExpertExchange::Options{.share = options.experts, .tokens_max = options.step_tokens_max});
+  }
   executor->kv_ = std::make_unique<KvCache>(device, layout, shapes);
   executor->sampler_ = std::make_unique<Sampler>(device, options.running_max);
   executor->device_thread_ = std::thread([self = executor.get()] { self->DeviceMain(); });
@@ -225,13 +230,21 @@ void ModelExecutor::Enqueue(Job& job) {
   const GeometryRows sliding = RowsOf(batch, KvGeometry::kSliding, *kv_);
   const GeometryRows full = RowsOf(batch, KvGeometry::kFull, *kv_);
   const LogitsPlan plan = PlanLogits(batch);
-  const kernels::ConstTensorView logits = model_->Forward({.ids = ids,
-                                                           .last_tokens = sampler_->last_tokens(),
-                                                           .sliding_rows = sliding.rows,
-                                                           .full_rows = full.rows,
-                                                           .logits_rows = plan.tokens},
-                                                          *kv_);
+  const StatusOr<kernels::ConstTensorView> forward =
+      model_->Forward({.ids = ids,
+                       .last_tokens = sampler_->last_tokens(),
+                       .sliding_rows = sliding.rows,
+                       .full_rows = full.rows,
+                       .logits_rows = plan.tokens,
+                       .exchange = exchange_.get()},
+                      *kv_);
   AwaitMasks(job);
+  if (!forward.ok()) {  // Nothing is drawn.
+    job.result.status = forward.status();
+    job.step = backend_->EndStep();
+    return;
+  }
+  const kernels::ConstTensorView logits = *forward;
 
   for (size_t i = 0; i < batch.rows.size(); ++i) {
     const BatchRow& row = batch.rows[i];

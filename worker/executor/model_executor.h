@@ -51,6 +51,10 @@ class ModelExecutor final : public Executor {
 
   const Gemma4Config& config() const { return model_->config(); }
 
+  // Of a rank that shares experts, else null. Whoever runs its steps gives it a communicator and
+  // begins each step, on the device thread's side of Submit.
+  ExpertExchange* exchange() { return exchange_.get(); }
+
   // Of the checkpoint's names, dtypes and shapes.
   const std::string& weights_digest() const { return weights_digest_; }
 
@@ -90,6 +94,7 @@ class ModelExecutor final : public Executor {
   const ExecutorInfo info_;
   std::unique_ptr<kernels::Backend> backend_;
   std::unique_ptr<Gemma4> model_;
+  std::unique_ptr<ExpertExchange> exchange_;
   std::unique_ptr<KvCache> kv_;
   std::unique_ptr<Sampler> sampler_;
   std::string weights_digest_;

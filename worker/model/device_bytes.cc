@@ -1,5 +1,6 @@
 #include "worker/model/device_bytes.h"
 
+#include "worker/model/expert_exchange.h"
 #include "worker/model/step_state.h"
 #include "worker/model/weights.h"
 
@@ -23,6 +24,9 @@ DeviceBytes BytesNeeded(const Gemma4Config& config,
     return kernels::Buffer();
   };
   const StepBuffers counted(config, dtype, count, step_tokens_max);
+  if (share.shared()) {
+    const ExchangeBuffers exchanged(config, share, dtype, count, step_tokens_max);
+  }
   // As much again between the launches of an op; logits, and logits with penalties.
   bytes.buffers *= 2;
   bytes.buffers += int64_t{2} * running_max * config.vocab * kernels::SizeOf(kernels::DType::kF32);

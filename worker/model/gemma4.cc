@@ -118,15 +118,20 @@ std::vector<KvLayerShape> Gemma4::KvShapes(const Gemma4Config& config, DType dty
   return shapes;
 }
 
-ConstTensorView Gemma4::Forward(const ForwardInput& input, const KvCache& kv) {
+StatusOr<ConstTensorView> Gemma4::Forward(const ForwardInput& input, const KvCache& kv) {
   const auto num_tokens = static_cast<int64_t>(input.ids.size());
   FACET_CHECK_LE(num_tokens, buffers_.step_tokens_max);
+  if (input.exchange != nullptr && num_tokens > input.exchange->capacity()) {
+    return InvalidArgument("the step has ", num_tokens, " tokens; the ranks agreed on at most ",
+                           input.exchange->capacity());
+  }
   const ConstTensorView ids = backend_.StageInts(input.ids);
   const kernels::AttentionShape sliding = AttentionShapeOf(/*full=*/false);
   const kernels::AttentionShape full = AttentionShapeOf(/*full=*/true);
   const int32_t kv_end = config_.kv_layers_end();
   std::optional<WantedTokens> wanted;
-  if (kv_end < config_.num_layers && input.logits_rows.size() < input.ids.size()) {
+  if (kv_end < config_.num_layers && input.logits_rows.size() < input.ids.size() &&
+      input.exchange == nullptr) {
     wanted.emplace(input, sliding, full, backend_);
   }
   const ConstTensorView logits_rows =
@@ -140,28 +145,42 @@ ConstTensorView Gemma4::Forward(const ForwardInput& input, const KvCache& kv) {
   state.branch = state.View(buffers_.branch, config_.hidden);
   const TensorView logits = LogitsFor(logits_rows.dim(0));
 
-  const auto layers = [&] {
+  const auto layers = [&]() -> Status {
     Embed(ids, input.last_tokens, state);
     for (int32_t i = 0; i < config_.num_layers; ++i) {
       if (wanted && i == kv_end) {
-        if (wanted->num_tokens() == 0) return;
+        if (wanted->num_tokens() == 0) return absl::OkStatus();
         KeepWanted(*wanted, state);
       }
-      Layer(i, state, kv);
+      FACET_RETURN_IF_ERROR(Layer(i, input.exchange, state, kv));
     }
     Head(logits_rows, state, logits);
+    return absl::OkStatus();
   };
   // Steps of one token for each sequence come again and again; others are of all shapes.
   const size_t num_rows = std::max(input.sliding_rows.size(), input.full_rows.size());
-  if (static_cast<int64_t>(num_rows) == num_tokens && !wanted) {
+  Status status;
+  if (static_cast<int64_t>(num_rows) == num_tokens && !wanted && input.exchange == nullptr) {
     const auto address = [](const void* memory) { return reinterpret_cast<int64_t>(memory); };
     backend_.RunRecorded({{num_tokens, address(logits.raw()), address(input.last_tokens.raw()),
                            address(kv.View(0).base), address(buffers_.hidden.data())}},
-                         layers);
+                         [&] { status = layers(); });
   } else {
-    layers();
+    status = layers();
   }
+  FACET_RETURN_IF_ERROR(status);
   return logits;
+}
+
+Status Gemma4::ServeExperts(ExpertExchange& exchange) {
+  StepState state{.buffers = buffers_};
+  state.hidden = state.View(buffers_.hidden, config_.hidden);
+  state.branch = state.View(buffers_.branch, config_.hidden);
+  for (int32_t i = 0; i < config_.num_layers; ++i) {
+    FACET_RETURN_IF_ERROR(
+        SharedMoe(backend_, config_, config_.layers[i], weights_.layers[i], exchange, state));
+  }
+  return absl::OkStatus();
 }
 
 void Gemma4::KeepWanted(const WantedTokens& wanted, StepState& state) {
@@ -228,7 +247,7 @@ void Gemma4::Embed(const ConstTensorView& ids,
   }
 }
 
-void Gemma4::Layer(int32_t i, StepState& state, const KvCache& kv) {
+Status Gemma4::Layer(int32_t i, ExpertExchange* exchange, StepState& state, const KvCache& kv) {
   const LayerShape& shape = config_.layers[i];
   const LayerWeights& weights = weights_.layers[i];
   Attention(backend_,
@@ -238,12 +257,16 @@ void Gemma4::Layer(int32_t i, StepState& state, const KvCache& kv) {
              .inv_freq = shape.full ? full_inv_freq_.view : sliding_inv_freq_.view,
              .kv = kv.View(i)},
             state);
+  if (exchange != nullptr) {
+    return SharedMoe(backend_, config_, shape, weights, *exchange, state);
+  }
   if (config_.has_experts()) {
     Moe(backend_, config_, shape, weights, state);
-    return;
+    return absl::OkStatus();
   }
   Mlp(backend_, config_, shape, weights, state);
   if (config_.has_ple()) InjectPerLayerInput(backend_, config_, i, weights, state);
+  return absl::OkStatus();
 }
 
 void Gemma4::Head(const ConstTensorView& rows, const StepState& state, const TensorView& logits) {

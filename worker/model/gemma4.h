@@ -10,8 +10,10 @@
 #include <span>
 #include <vector>
 
+#include "base/status.h"
 #include "kernels/backend.h"
 #include "worker/kv/kv_cache.h"
+#include "worker/model/expert_exchange.h"
 #include "worker/model/gemma4_config.h"
 #include "worker/model/step_state.h"
 #include "worker/model/weights.h"
@@ -27,6 +29,8 @@ struct ForwardInput {
   std::span<const kernels::AttentionRow> sliding_rows;
   std::span<const kernels::AttentionRow> full_rows;
   std::span<const int32_t> logits_rows;  // Tokens that want logits, ascending.
+  // Of a rank that shares experts: in a step that it has begun, with room for these tokens.
+  ExpertExchange* exchange = nullptr;
 };
 
 // Those tokens of a step that want logits, as a step of their own (gemma4.cc).
@@ -50,8 +54,13 @@ class Gemma4 {
   // [logits_rows, vocab], f32, valid until the next call. Behind the last layer that stores keys
   // and values only the tokens that want logits go on (of E4B's 42 layers a prompt's other tokens
   // see 24): their bits are those of the full pass. Source: transformers 5.23.0,
-  // Gemma4TextModel._maybe_slice_kv_shared_inputs.
-  kernels::ConstTensorView Forward(const ForwardInput& input, const KvCache& kv);
+  // Gemma4TextModel._maybe_slice_kv_shared_inputs. Ranks that share experts run all layers for all
+  // tokens, and launch what others replay. Errors are the exchange's: keys and values of the step
+  // are then not to be used, and the next call is as good as any.
+  StatusOr<kernels::ConstTensorView> Forward(const ForwardInput& input, const KvCache& kv);
+
+  // A rank's part in a step in which it has no tokens: its experts serve the others'.
+  Status ServeExperts(ExpertExchange& exchange);
 
  private:
   // What the layers of one geometry share; none is left out where there are no such layers.
@@ -63,7 +72,7 @@ class Gemma4 {
              const kernels::ConstTensorView& last_tokens,
              StepState& state);
   void KeepWanted(const WantedTokens& wanted, StepState& state);
-  void Layer(int32_t i, StepState& state, const KvCache& kv);
+  Status Layer(int32_t i, ExpertExchange* exchange, StepState& state, const KvCache& kv);
   void Head(const kernels::ConstTensorView& rows,
             const StepState& state,
             const kernels::TensorView& logits);
