@@ -1,11 +1,13 @@
 #include "cli/bench_command.h"
 
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 
 #include "cli/engine_bench.h"
+#include "cli/ep_bench.h"
 #include "cli/json_lines.h"
 
 namespace facet {
@@ -58,11 +60,56 @@ void PrintJson(const EngineBenchOptions& options, const EngineBenchReport& repor
   std::printf("%s\n", root.dump().c_str());
 }
 
+void PrintEpTable(const EpBenchOptions& options, const EpBenchReport& report) {
+  std::printf("one layer of 26b in bf16; %d tokens on each of %d ranks, %s; medians of %d\n",
+              options.tokens, options.ranks, options.comm.c_str(), options.layers);
+  const auto print_bytes = [](const char* what, int64_t sent, int64_t least) {
+    std::printf("%-9s %10.3f MB sent, %10.3f MB needed\n", what, static_cast<double>(sent) / 1e6,
+                static_cast<double>(least) / 1e6);
+  };
+  print_bytes("dispatch", report.dispatch_bytes, report.dispatch_bytes_min);
+  print_bytes("combine", report.combine_bytes, report.combine_bytes_min);
+  std::printf("%-10s  %12s %12s\n", "form", "dispatch us", "combine us");
+  for (const EpBenchForm& form : report.forms) {
+    std::printf("%-10s  %12.1f %12.1f%s\n", form.form.c_str(), form.dispatch_us, form.combine_us,
+                form.form == report.chosen_form ? "  chosen" : "");
+  }
+}
+
+void AddEpCommand(CLI::App& bench) {
+  CLI::App* ep = bench.add_subcommand(
+      "ep", "Dispatch and combine of expert parallelism, for the shape of 26B-A4B");
+  const auto options = std::make_shared<EpBenchOptions>();
+  const auto json = std::make_shared<bool>(false);
+  ep->add_option("--ranks", options->ranks, "1, 2, 4 or 8")->default_str("2");
+  ep->add_option("--comm", options->comm, "local (threads) or gloo (processes on loopback)");
+  ep->add_option("--tokens", options->tokens, "Of each rank");
+  ep->add_option("--layers", options->layers, "Times are medians over so many");
+  ep->add_flag("--json", *json, "Print one JSON object");
+  // Of the processes that the command starts.
+  ep->add_option("--rank", options->rank)->group("");
+  ep->add_option("--rendezvous", options->rendezvous_address)->group("");
+  ep->add_option("--group-key", options->group_key)->group("");
+  ep->footer("Example: facet bench ep --ranks 4 --comm gloo --tokens 64");
+  ep->callback([options, json] {
+    std::error_code error;
+    options->program = std::filesystem::read_symlink("/proc/self/exe", error);
+    const StatusOr<EpBenchReport> report = RunEpBench(*options);
+    ExitOnError("bench ep", report.status());
+    if (*json) {
+      std::printf("%s\n", EpBenchJson(*options, *report).c_str());
+    } else {
+      PrintEpTable(*options, *report);
+    }
+  });
+}
+
 }  // namespace
 
 void AddBenchCommand(CLI::App& app) {
   CLI::App* bench = app.add_subcommand("bench", "Measure this machine");
   bench->require_subcommand(1);
+  AddEpCommand(*bench);
   CLI::App* engine =
       bench->add_subcommand("engine", "The engine on a model, without network or tokenizer");
   const auto options = std::make_shared<EngineBenchOptions>();
