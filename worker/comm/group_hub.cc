@@ -57,8 +57,6 @@ void GroupHub::OnClosed(int64_t connection, const std::string& reason) {
   const int32_t rank = RankOf(connection);
   if (!started_) {
     Vacate(rank);  // It may come again.
-  } else if (draining_) {
-    seats_[rank].left = true;
   } else {
     End({.kind = FaultKind::kLost, .rank = rank, .reason = "its control " + reason});
   }
@@ -138,7 +136,7 @@ void GroupHub::TakeSeat(int64_t connection, int32_t rank) {
   }
   if (started_) {
     // The holder is gone, and nobody has noticed yet; or it has left, as all are about to.
-    if (!draining_) {
+    if (!seat.left || !draining_) {
       End({.kind = FaultKind::kLost, .rank = rank, .reason = "came to the rendezvous anew"});
     }
     Refuse(connection, Refusal::kAgain, StrCat("the group of epoch ", epoch_, " is over"));

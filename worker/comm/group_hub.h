@@ -124,7 +124,7 @@ class GroupHub {
   std::vector<Seat> seats_;
   int64_t epoch_ = 0;  // While forming, the highest that a rank came with.
   bool started_ = false;
-  bool draining_ = false;  // The last step was everybody's last: a closed connection is no loss.
+  bool draining_ = false;  // The last step was everybody's last: it is time to leave.
   StepRound round_;
   std::optional<GroupFault> fault_;
 };

@@ -54,12 +54,9 @@ void GroupMember::OnMessage(ControlMessage&& message) {
 
 void GroupMember::OnClosed(const std::string& reason) {
   link_ = Link::kNone;
-  const bool last_step_is_over = header_ && header_->all_leaving();
   if (leaving_ || hub_left_ || settled()) return;
   if (!started_) {
     ComeAgain();
-  } else if (last_step_is_over) {
-    OnHubLeft();
   } else {
     Decide({.kind = FaultKind::kLost, .rank = 0, .reason = "its control " + reason});
   }

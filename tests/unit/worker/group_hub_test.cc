@@ -220,7 +220,7 @@ TEST(GroupHubTest, ASpareWaitsWhileNobodyIsMissing) {
   EXPECT_FALSE(hub.closed(spare));
 }
 
-TEST(GroupHubTest, AfterEverybodysLastStepAClosedConnectionIsNoLoss) {
+TEST(GroupHubTest, ARankThatLeavesAfterEverybodysLastStepIsNoLoss) {
   Hub hub(2);
   const int64_t zero = hub.Come(0);
   const int64_t one = hub.Come(1);
