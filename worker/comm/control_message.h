@@ -24,7 +24,7 @@ constexpr int32_t kSpareRank = -1;  // Of a process that will take any rank.
 enum class ControlType : uint8_t {
   kChallenge = 1,  // Hub → stranger: [hub nonce].
   kHello = 2,      // Stranger → hub, with rank, num_ranks, epoch_min: [nonce, proof, addresses].
-  kRefused = 3,    // Hub → stranger: {Refusal}, [why]; then it closes.
+  kRefused = 3,    // Hub → stranger: {RefusedWhy}, [why]; then it closes.
   kStart = 4,      // Hub → rank, once all are there, with the group's epoch:
                    // [proof, addresses of rank 0, of rank 1, …].
   kHeartbeat = 5,  // Both ways.
@@ -37,7 +37,7 @@ enum class ControlType : uint8_t {
   kAssign = 11,  // Hub → spare: the rank that it is to be, [proof]; then it closes.
 };
 
-enum class Refusal : uint8_t {
+enum class RefusedWhy : uint8_t {
   kKey = 0,     // The stranger does not know the key, and learns nothing else.
   kMisfit = 1,  // Another size of the group, or no such rank.
   kAgain = 2,   // An older group is about to leave.

@@ -87,12 +87,12 @@ void GroupHub::OnHello(int64_t connection, ControlMessage&& hello) {
   Peer& peer = peers_[connection];
   if (const Status status = Check(peer.nonce, hello); !status.ok()) {
     Log(kWarning, "rendezvous refused", {{"peer", peer.address}, {"reason", MessageOf(status)}});
-    const Refusal refusal = absl::IsPermissionDenied(status) ? Refusal::kKey : Refusal::kMisfit;
+    const RefusedWhy refusal = absl::IsPermissionDenied(status) ? RefusedWhy::kKey : RefusedWhy::kMisfit;
     Refuse(connection, refusal, MessageOf(status));
     return;
   }
   if (fault_) {
-    Refuse(connection, Refusal::kAgain, StrCat("the group of epoch ", epoch_, " is over"));
+    Refuse(connection, RefusedWhy::kAgain, StrCat("the group of epoch ", epoch_, " is over"));
     return;
   }
   const int32_t rank = hello.rank;
@@ -100,7 +100,7 @@ void GroupHub::OnHello(int64_t connection, ControlMessage&& hello) {
   peer.heard_ns = awake_ns_;
   if (rank == kSpareRank) {
     if (Count(Role::kSpare) >= kSparesMax) {
-      Refuse(connection, Refusal::kAgain, StrCat("there are ", kSparesMax, " spares"));
+      Refuse(connection, RefusedWhy::kAgain, StrCat("there are ", kSparesMax, " spares"));
       return;
     }
     peer.role = Role::kSpare;
@@ -130,7 +130,7 @@ void GroupHub::TakeSeat(int64_t connection, int32_t rank) {
   const auto holder = peers_.find(seat.connection);
   if (holder != peers_.end() &&
       awake_ns_ - holder->second.heard_ns < kQuietHeartbeats * options_.heartbeat_ns) {
-    Refuse(connection, Refusal::kTaken,
+    Refuse(connection, RefusedWhy::kTaken,
            StrCat("rank ", rank, " of epoch ", epoch_, " is taken by ", holder->second.address));
     return;
   }
@@ -139,7 +139,7 @@ void GroupHub::TakeSeat(int64_t connection, int32_t rank) {
     if (!seat.left || !draining_) {
       End({.kind = FaultKind::kLost, .rank = rank, .reason = "came to the rendezvous anew"});
     }
-    Refuse(connection, Refusal::kAgain, StrCat("the group of epoch ", epoch_, " is over"));
+    Refuse(connection, RefusedWhy::kAgain, StrCat("the group of epoch ", epoch_, " is over"));
     return;
   }
   Vacate(rank);
@@ -150,7 +150,7 @@ void GroupHub::TakeSeat(int64_t connection, int32_t rank) {
   if (FirstAbsent() < 0) StartGroup();
 }
 
-void GroupHub::Refuse(int64_t connection, Refusal refusal, const std::string& why) {
+void GroupHub::Refuse(int64_t connection, RefusedWhy refusal, const std::string& why) {
   SayLastWords(
       connection,
       {.type = ControlType::kRefused, .numbers = {static_cast<int64_t>(refusal)}, .texts = {why}});

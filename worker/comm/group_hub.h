@@ -96,7 +96,7 @@ class GroupHub {
   // Why this Hello has no place in the group; PERMISSION_DENIED: another key.
   Status Check(const std::string& nonce, const ControlMessage& hello) const;
   void TakeSeat(int64_t connection, int32_t rank);
-  void Refuse(int64_t connection, Refusal refusal, const std::string& why);
+  void Refuse(int64_t connection, RefusedWhy refusal, const std::string& why);
   void SayLastWords(int64_t connection, const ControlMessage& message);
   void StartGroup();
   void OnRankMessage(int32_t rank, const ControlMessage& message);

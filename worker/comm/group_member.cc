@@ -142,16 +142,16 @@ void GroupMember::OnChallenge(const std::string& hub_nonce) {
 void GroupMember::OnRefused(const ControlMessage& message) {
   Drop();
   const auto refusal =
-      message.numbers.size() == 1 ? static_cast<Refusal>(message.numbers[0]) : Refusal::kMisfit;
+      message.numbers.size() == 1 ? static_cast<RefusedWhy>(message.numbers[0]) : RefusedWhy::kMisfit;
   const std::string text = StrCat("rendezvous at ", options_.rendezvous_address,
                                   " refused: ", message.texts.empty() ? "" : message.texts[0]);
-  if (refusal != Refusal::kTaken) taken_ns_ = 0;
-  if (refusal == Refusal::kAgain) return ComeAgain();
-  if (refusal == Refusal::kTaken) {
+  if (refusal != RefusedWhy::kTaken) taken_ns_ = 0;
+  if (refusal == RefusedWhy::kAgain) return ComeAgain();
+  if (refusal == RefusedWhy::kTaken) {
     if (taken_ns_ == 0) taken_ns_ = now_ns_;
     if (now_ns_ - taken_ns_ < kTakenSilences * options_.silence_ns) return ComeAgain();
   }
-  Refuse(refusal == Refusal::kKey ? absl::PermissionDeniedError(text) : FailedPrecondition(text));
+  Refuse(refusal == RefusedWhy::kKey ? absl::PermissionDeniedError(text) : FailedPrecondition(text));
 }
 
 void GroupMember::OnStart(ControlMessage&& message) {

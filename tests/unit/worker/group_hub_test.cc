@@ -105,7 +105,7 @@ TEST(GroupHubTest, ARankThatIsHeardKeepsItsSeat) {
     if (started) hub.Come(0);
     const int64_t second = hub.Come(1);
     EXPECT_EQ(hub.Last(second).type, ControlType::kRefused);
-    EXPECT_THAT(hub.Last(second).numbers, ElementsAre(static_cast<int64_t>(Refusal::kTaken)));
+    EXPECT_THAT(hub.Last(second).numbers, ElementsAre(static_cast<int64_t>(RefusedWhy::kTaken)));
     EXPECT_NE(hub.Last(first).type, ControlType::kFault);
   }
 }
@@ -120,7 +120,7 @@ TEST(GroupHubTest, ARankThatComesAnewEndsTheGroupInWhichItHasFallenSilent) {
   EXPECT_EQ(hub.Last(zero).kind, FaultKind::kLost);
   EXPECT_EQ(hub.Last(zero).rank, 1);
   EXPECT_THAT(hub.Last(zero).texts, ElementsAre("came to the rendezvous anew"));
-  EXPECT_THAT(hub.Last(anew).numbers, ElementsAre(static_cast<int64_t>(Refusal::kAgain)));
+  EXPECT_THAT(hub.Last(anew).numbers, ElementsAre(static_cast<int64_t>(RefusedWhy::kAgain)));
 }
 
 TEST(GroupHubTest, ASilentRankLosesItsSeatWhileTheGroupForms) {
