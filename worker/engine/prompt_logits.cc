@@ -36,6 +36,7 @@ Status RunPrompt(Executor& executor,
     FACET_CHECK(!plan.empty());
     const StepBatch batch = BuildBatch(plan, options);
     const StepResult result = executor.Await(executor.Submit(batch));
+    FACET_RETURN_IF_ERROR(result.status);
     consumer(plan.chunks()[0].first, result.logits);
     scheduler.OnStepDone(plan);
   }

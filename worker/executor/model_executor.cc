@@ -115,13 +115,15 @@ StatusOr<std::unique_ptr<ModelExecutor>> ModelExecutor::Create(
   const std::string digest = weights.checkpoint.LayoutDigest();
   const char* dtype = kernels::NameOf(options.dtype);
   const std::string numerics_id = StrCat(backend->name(), "/", dtype, "/", dtype, "/exact-1");
-  auto executor = std::unique_ptr<ModelExecutor>(new ModelExecutor(
-      std::move(backend), ExecutorInfo{.kv = layout,
-                                       .vocab = config.vocab,
-                                       .context_tokens_max = config.context_tokens_max,
-                                       .running_max = options.running_max,
-                                       .step_tokens_max = options.step_tokens_max,
-                                       .numerics_id = numerics_id}));
+  auto executor = std::unique_ptr<ModelExecutor>(
+      new ModelExecutor(std::move(backend),
+                        {.kv = layout,
+                         .vocab = config.vocab,
+                         .context_tokens_max = config.context_tokens_max,
+                         .running_max = options.running_max,
+                         .step_tokens_max = options.step_tokens_max,
+                         .numerics_id = numerics_id},
+                        options.group_timeout));
   kernels::Backend& device = *executor->backend_;
   executor->weights_digest_ = digest;
   executor->model_ = std::make_unique<Gemma4>(config, std::move(weights), options.dtype, device,
@@ -137,8 +139,10 @@ StatusOr<std::unique_ptr<ModelExecutor>> ModelExecutor::Create(
   return executor;
 }
 
-ModelExecutor::ModelExecutor(std::unique_ptr<kernels::Backend> backend, ExecutorInfo info)
-    : info_(std::move(info)), backend_(std::move(backend)) {}
+ModelExecutor::ModelExecutor(std::unique_ptr<kernels::Backend> backend,
+                             ExecutorInfo info,
+                             absl::Duration group_timeout)
+    : info_(std::move(info)), group_timeout_(group_timeout), backend_(std::move(backend)) {}
 
 ModelExecutor::~ModelExecutor() {
   {
@@ -193,24 +197,58 @@ StepResult ModelExecutor::Await(Ticket ticket) {
 }
 
 void ModelExecutor::DeviceMain() {
-  while (Job* job = NextJob()) {
-    Enqueue(*job);
-    // The next step needs what only the host can tell: counts of tokens, or the tokens themselves.
-    const bool collect = job->step->draws_on_host() || job->counts;
-    if (collect) Collect(*job);
-    absl::MutexLock lock(&mutex_);
-    job->collected = collect;
-    job->enqueued = true;
+  Turn turn;
+  while (BeginTurn(turn)) {
+    bool collect = false;
+    if (turn.joins) {
+      UseGroup(*turn.group);
+    } else if (turn.job == nullptr) {
+      TakePart(*turn.group);
+    } else {
+      Enqueue(*turn.job, turn.group);
+      // The next step needs what only the host can tell: counts of tokens, or the tokens
+      // themselves.
+      collect = turn.job->step->draws_on_host() || turn.job->counts;
+      if (collect) Collect(*turn.job);
+    }
+    EndTurn(turn, collect);
   }
 }
 
-ModelExecutor::Job* ModelExecutor::NextJob() {
+bool ModelExecutor::BeginTurn(Turn& turn) {
   absl::MutexLock lock(&mutex_);
   const auto ready = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
-    return ending_ || next_to_run_ < next_ticket_;
+    return ending_ || next_to_run_ < next_ticket_ || group_is_new_ || GroupCalls();
   };
   mutex_.Await(absl::Condition(&ready));
-  if (ending_) return nullptr;
+  if (ending_) return false;
+  turn = {.group = group_, .joins = std::exchange(group_is_new_, false)};
+  if (!turn.joins && next_to_run_ < next_ticket_) turn.job = TakeJob();
+  in_turn_ = true;
+  return true;
+}
+
+void ModelExecutor::EndTurn(const Turn& turn, bool collected) {
+  absl::MutexLock lock(&mutex_);
+  in_turn_ = false;
+  if (turn.job == nullptr) return;
+  turn.job->collected = collected;
+  turn.job->enqueued = true;
+}
+
+// Every rank does this first, because the ranks measure together.
+void ModelExecutor::UseGroup(Communicator& group) {
+  const Status status = exchange_->SetCommunicator(&group, group_timeout_);
+  absl::MutexLock lock(&mutex_);
+  group_over_ = !status.ok();
+}
+
+bool ModelExecutor::GroupCalls() const {
+  if (group_ == nullptr || group_over_) return false;
+  return group_->called() || (leaving_ && !said_leaving_);
+}
+
+ModelExecutor::Job* ModelExecutor::TakeJob() {
   const Ticket ticket = next_to_run_++;
   for (const std::unique_ptr<Job>& waiting : jobs_) {
     if (waiting->ticket == ticket) return waiting.get();
@@ -219,38 +257,121 @@ ModelExecutor::Job* ModelExecutor::NextJob() {
   return nullptr;
 }
 
-void ModelExecutor::Enqueue(Job& job) {
-  const StepBatch& batch = job.batch;
+void ModelExecutor::JoinGroup(Communicator& communicator, std::function<void()> on_event) {
+  communicator.SetListener([this, on_event] {
+    on_event();
+    const absl::MutexLock lock(&mutex_);  // Wakes the device thread.
+  });
+  absl::MutexLock lock(&mutex_);
+  group_ = &communicator;
+  on_group_event_ = std::move(on_event);
+  group_header_ = {};
+  group_is_new_ = true;
+  group_over_ = false;
+  said_leaving_ = false;
+}
+
+void ModelExecutor::QuitGroup(Status cause) {
+  Communicator* group = nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    group = std::exchange(group_, nullptr);
+    group_is_new_ = false;
+    no_group_ = std::move(cause);
+    const auto unused = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return !in_turn_; };
+    mutex_.Await(absl::Condition(&unused));
+    on_group_event_ = nullptr;
+  }
+  if (group != nullptr) group->SetListener(nullptr);
+}
+
+void ModelExecutor::LeaveGroup() {
+  absl::MutexLock lock(&mutex_);
+  leaving_ = true;
+}
+
+StepHeader ModelExecutor::group_header() const {
+  absl::MutexLock lock(&mutex_);
+  return group_header_;
+}
+
+StatusOr<StepHeader> ModelExecutor::AgreeOnStep(Communicator* group, int32_t num_tokens) {
+  StepWish wish{.num_tokens = num_tokens};
+  {
+    absl::MutexLock lock(&mutex_);
+    if (group == nullptr) return no_group_;
+    wish.leaving = leaving_;
+    said_leaving_ = leaving_;
+  }
+  StatusOr<StepHeader> header = group->Agree(wish, group_timeout_);
+  std::function<void()> on_event;
+  {
+    absl::MutexLock lock(&mutex_);
+    group_over_ = !header.ok() || header->all_leaving();
+    if (header.ok()) group_header_ = *header;
+    if (header.ok() && header->any_leaving()) on_event = on_group_event_;
+  }
+  if (on_event) on_event();
+  if (header.ok() && header->tokens_max() > 0) {
+    FACET_RETURN_IF_ERROR(exchange_->BeginStep(header->tokens_max(), group_timeout_));
+  }
+  return header;
+}
+
+void ModelExecutor::TakePart(Communicator& group) {
   backend_->BeginStep();
-  std::vector<int32_t> ids = batch.token_ids;
+  const StatusOr<StepHeader> header = AgreeOnStep(&group, 0);
+  if (header.ok() && header->tokens_max() > 0) {
+    const Status status = model_->ServeExperts(*exchange_);
+    absl::MutexLock lock(&mutex_);
+    group_over_ = !status.ok();
+  }
+  backend_->EndStep()->Wait();
+}
+
+struct ModelExecutor::StepInputs {
+  std::vector<int32_t> ids;
+  GeometryRows sliding;
+  GeometryRows full;
+  LogitsPlan plan;
+};
+
+void ModelExecutor::Enqueue(Job& job, Communicator* group) {
+  StepInputs inputs;
+  backend_->BeginStep();
+  job.result.status = EnqueueOps(job, group, inputs);
+  if (!job.result.status.ok()) AwaitMasks(job);  // Whoever provides them finds the job.
+  job.step = backend_->EndStep();
+}
+
+Status ModelExecutor::EnqueueOps(Job& job, Communicator* group, StepInputs& inputs) {
+  const StepBatch& batch = job.batch;
+  if (exchange_ != nullptr) {
+    FACET_RETURN_IF_ERROR(AgreeOnStep(group, batch.num_tokens()).status());
+  }
+  inputs.ids = batch.token_ids;
   for (const BatchRow& row : batch.rows) {
     if (row.slot_state.has_value()) sampler_->SetSlot(row.slot, *row.slot_state);
-    if (row.token_is_last_sample) ids[row.first_token] = kernels::FedToken(row.slot);
+    if (row.token_is_last_sample) inputs.ids[row.first_token] = kernels::FedToken(row.slot);
   }
-  const GeometryRows sliding = RowsOf(batch, KvGeometry::kSliding, *kv_);
-  const GeometryRows full = RowsOf(batch, KvGeometry::kFull, *kv_);
-  const LogitsPlan plan = PlanLogits(batch);
-  const StatusOr<kernels::ConstTensorView> forward =
-      model_->Forward({.ids = ids,
-                       .last_tokens = sampler_->last_tokens(),
-                       .sliding_rows = sliding.rows,
-                       .full_rows = full.rows,
-                       .logits_rows = plan.tokens,
-                       .exchange = exchange_.get()},
-                      *kv_);
+  inputs.sliding = RowsOf(batch, KvGeometry::kSliding, *kv_);
+  inputs.full = RowsOf(batch, KvGeometry::kFull, *kv_);
+  inputs.plan = PlanLogits(batch);
+  FACET_ASSIGN_OR_RETURN(const kernels::ConstTensorView logits,
+                         model_->Forward({.ids = inputs.ids,
+                                          .last_tokens = sampler_->last_tokens(),
+                                          .sliding_rows = inputs.sliding.rows,
+                                          .full_rows = inputs.full.rows,
+                                          .logits_rows = inputs.plan.tokens,
+                                          .exchange = exchange_.get()},
+                                         *kv_));
   AwaitMasks(job);
-  if (!forward.ok()) {  // Nothing is drawn.
-    job.result.status = forward.status();
-    job.step = backend_->EndStep();
-    return;
-  }
-  const kernels::ConstTensorView logits = *forward;
 
   for (size_t i = 0; i < batch.rows.size(); ++i) {
     const BatchRow& row = batch.rows[i];
-    if (!row.sample || plan.last_of_row[i] < 0) continue;
+    if (!row.sample || inputs.plan.last_of_row[i] < 0) continue;
     job.draws.push_back({.slot = row.slot,
-                         .logits_row = plan.last_of_row[i],
+                         .logits_row = inputs.plan.last_of_row[i],
                          .position = row.first_position + row.num_tokens,
                          .mask = job.masks[i]});
     job.drawn_rows.push_back(i);
@@ -262,8 +383,11 @@ void ModelExecutor::Enqueue(Job& job) {
     backend_->CopyToHost(job.result.logits.data(), logits.raw(),
                          logits.num_elements() * kernels::SizeOf(logits.dtype()));
   }
+  if (batch.return_expert_choices && exchange_ != nullptr) {
+    job.result.expert_choices = exchange_->ExpertTokens();
+  }
   job.counts = sampler_->Counts(job.draws);
-  job.step = backend_->EndStep();
+  return absl::OkStatus();
 }
 
 void ModelExecutor::Collect(Job& job) {

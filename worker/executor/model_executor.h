@@ -20,6 +20,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/status.h"
 #include "kernels/backend.h"
+#include "worker/comm/communicator.h"
 #include "worker/executor/executor.h"
 #include "worker/kv/kv_cache.h"
 #include "worker/model/gemma4.h"
@@ -35,7 +36,8 @@ struct ModelExecutorOptions {
   int64_t kv_bytes = 0;
   int32_t running_max = 0;
   int32_t step_tokens_max = 0;
-  ExpertShare experts;  // Of every layer, those that this rank holds.
+  ExpertShare experts;                               // Of every layer, those that this rank holds.
+  absl::Duration group_timeout = absl::Seconds(30);  // For another rank in a step.
 };
 
 class ModelExecutor final : public Executor {
@@ -51,16 +53,27 @@ class ModelExecutor final : public Executor {
 
   const Gemma4Config& config() const { return model_->config(); }
 
-  // Of a rank that shares experts, else null. Whoever runs its steps gives it a communicator and
-  // begins each step, on the device thread's side of Submit.
-  ExpertExchange* exchange() { return exchange_.get(); }
-
   // Of the checkpoint's names, dtypes and shapes.
   const std::string& weights_digest() const { return weights_digest_; }
 
   Ticket Submit(const StepBatch& batch) override;
   void ProvideMask(Ticket ticket, int32_t row, std::span<const uint32_t> mask) override;
   StepResult Await(Ticket ticket) override;
+
+  // The rest is for a rank of a group. From here to QuitGroup every step is one of the group's, and
+  // between its own this rank takes part in those of the others. on_event is called, on any thread,
+  // when the group has ended and when what its ranks want of it has changed (group_header).
+  void JoinGroup(Communicator& communicator, std::function<void()> on_event);
+
+  // Returns when nothing uses the communicator any more. Steps fail with this cause until
+  // JoinGroup.
+  void QuitGroup(Status cause);
+
+  // From now on this rank tells the others that it wants no more steps.
+  void LeaveGroup();
+
+  // Of the group's latest step.
+  StepHeader group_header() const;
 
  private:
   struct Job {
@@ -79,31 +92,64 @@ class ModelExecutor final : public Executor {
     bool collected = false;
   };
 
-  ModelExecutor(std::unique_ptr<kernels::Backend> backend, ExecutorInfo info);
+  ModelExecutor(std::unique_ptr<kernels::Backend> backend,
+                ExecutorInfo info,
+                absl::Duration group_timeout);
+
+  // What ops read until the step's end.
+  struct StepInputs;
+
+  // What the device thread does next: a job, or no more than to take part in a step of the group.
+  struct Turn {
+    Job* job = nullptr;
+    Communicator* group = nullptr;  // Stays until the turn's end.
+    bool joins = false;             // The group is new; nothing else in this turn.
+  };
 
   void DeviceMain();
-  // The next job to enqueue; null when ending.
-  Job* NextJob();
-  // Calls the ops of the step and waits for nothing but masks.
-  void Enqueue(Job& job);
+  // False when ending.
+  bool BeginTurn(Turn& turn);
+  void EndTurn(const Turn& turn, bool collected);
+  Job* TakeJob() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether the group waits for this rank.
+  bool GroupCalls() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  // Calls the ops of the step and waits for nothing but masks and, in a group, the other ranks.
+  void Enqueue(Job& job, Communicator* group);
+  Status EnqueueOps(Job& job, Communicator* group, StepInputs& inputs);
+  void UseGroup(Communicator& group);
+  // A step of the group without a token of this rank's.
+  void TakePart(Communicator& group);
+  // Agrees with the other ranks on a step to which this one brings so many tokens.
+  StatusOr<StepHeader> AgreeOnStep(Communicator* group, int32_t num_tokens);
   // Waits for the step's end and fills the result.
   void Collect(Job& job);
   // Waits for the job's masks.
   void AwaitMasks(Job& job);
 
   const ExecutorInfo info_;
+  const absl::Duration group_timeout_;
   std::unique_ptr<kernels::Backend> backend_;
   std::unique_ptr<Gemma4> model_;
-  std::unique_ptr<ExpertExchange> exchange_;
+  std::unique_ptr<ExpertExchange> exchange_;  // Of a rank of a group.
   std::unique_ptr<KvCache> kv_;
   std::unique_ptr<Sampler> sampler_;
   std::string weights_digest_;
 
-  absl::Mutex mutex_;
+  mutable absl::Mutex mutex_;
   std::deque<std::unique_ptr<Job>> jobs_ ABSL_GUARDED_BY(mutex_);  // Submitted and not yet awaited.
   Ticket next_ticket_ ABSL_GUARDED_BY(mutex_) = 1;
   Ticket next_to_run_ ABSL_GUARDED_BY(mutex_) = 1;
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
+
+  Communicator* group_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  std::function<void()> on_group_event_ ABSL_GUARDED_BY(mutex_);
+  Status no_group_ ABSL_GUARDED_BY(mutex_) = Unavailable("the group is not formed");
+  bool group_is_new_ ABSL_GUARDED_BY(mutex_) = false;
+  StepHeader group_header_ ABSL_GUARDED_BY(mutex_);
+  bool group_over_ ABSL_GUARDED_BY(mutex_) = false;  // No more steps with this communicator.
+  bool in_turn_ ABSL_GUARDED_BY(mutex_) = false;
+  bool leaving_ ABSL_GUARDED_BY(mutex_) = false;
+  bool said_leaving_ ABSL_GUARDED_BY(mutex_) = false;  // In the present epoch.
   std::thread device_thread_;
 };
 
