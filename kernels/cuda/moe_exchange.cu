@@ -1,7 +1,7 @@
 // Ranks that share experts: MoePack, MoeUnpack, MoeSliceSums, MoeCombineSlices.
 //
-// Launches: MoePack is places (one CTA, a warp per rank) and rows (a CTA per token); the others are
-// one launch, a CTA per row or token. Rows without an expert here leave at once, so that capacity
+// Launches: MoePack is places (one CTA, a warp per rank) and rows (a CTA per token and block); the
+// others are one launch, a CTA per row or token. Rows without an expert here leave at once, so that capacity
 // that is not used costs a CTA's launch and a few words. All of them move rows once: at 26B-A4B a
 // row is 5.6 KB.
 #include "base/check.h"
@@ -44,6 +44,7 @@ Blocks BlocksOf(const void* base, int64_t cols, int64_t top_k, int64_t capacity)
 }
 
 FACET_DEVICE void CopyRow(const void* from, void* to, int cols) {
+#pragma unroll 1  // Rows are a turn or two long; more would spill.
   for (int i = static_cast<int>(threadIdx.x); i < cols / kVectorElements; i += kRowThreads) {
     static_cast<uint4*>(to)[i] = static_cast<const uint4*>(from)[i];
   }
@@ -96,22 +97,23 @@ __global__ void __launch_bounds__(32 * kExpertSlices) PlacesKernel(PackArgs args
   ptx::GridDependencyLaunch();
 }
 
+// CTA (token, block).
 __global__ void __launch_bounds__(kRowThreads) PackRowsKernel(PackArgs args) {
   const int64_t token = blockIdx.x;
+  const int block = static_cast<int>(blockIdx.y);
   const int mine = static_cast<int>(threadIdx.x);
   ptx::GridDependencyWait();
-  const int32_t* ids = args.ids + token * args.top_k;
-  const float* weights = args.weights + token * args.top_k;
-  if (mine < args.top_k) ptx::AtomicAdd(args.expert_tokens + ids[mine], 1ULL);
-  const int num_blocks = args.gather ? 1 : args.num_ranks;
-  for (int block = 0; block < num_blocks; ++block) {
-    const int64_t row = args.gather ? token : args.places[token * args.num_ranks + block];
-    if (row < 0) continue;
+  const int64_t first = token * args.top_k;
+  if (block == 0 && mine < args.top_k) {
+    ptx::AtomicAdd(args.expert_tokens + args.ids[first + mine], 1ULL);
+  }
+  const int64_t row = args.gather ? token : args.places[token * args.num_ranks + block];
+  if (row >= 0) {
     std::byte* to = args.blocks.Row(block, row);
     CopyRow(args.expert_in + token * args.cols, to, args.cols);
     if (mine < args.top_k) {
-      reinterpret_cast<int32_t*>(to + args.blocks.ids_offset)[mine] = ids[mine];
-      reinterpret_cast<float*>(to + args.blocks.weights_offset)[mine] = weights[mine];
+      reinterpret_cast<int32_t*>(to + args.blocks.ids_offset)[mine] = args.ids[first + mine];
+      reinterpret_cast<float*>(to + args.blocks.weights_offset)[mine] = args.weights[first + mine];
     }
   }
   ptx::GridDependencyLaunch();
@@ -256,7 +258,8 @@ void CudaBackend::DoMoePack(const MoePackArgs& args) {
                     PlacesKernel, pack),
         "MoePack places");
   if (num_tokens == 0) return;
-  Check(ptx::Launch({.grid = dim3(static_cast<unsigned>(num_tokens)),
+  Check(ptx::Launch({.grid = dim3(static_cast<unsigned>(num_tokens),
+                                  static_cast<unsigned>(args.blocks.dim(0))),
                      .block = dim3(kRowThreads),
                      .stream = stream_},
                     PackRowsKernel, pack),
