@@ -208,7 +208,7 @@ Status ExpertExchange::Await() {
 Status ExpertExchange::CheckCounts() const {
   const RankBlocks blocks(share_.num_ranks, Layout());
   for (int32_t from = 0; from < share_.num_ranks; ++from) {
-    const Status status = blocks.CountOf(BytesOf(buffers_.recv, blocks.num_bytes()), from).status();
+    Status status = blocks.CountOf(BytesOf(buffers_.recv, blocks.num_bytes()), from).status();
     if (status.ok()) continue;
     (void)communicator_->Abort(communicator_->epoch(), MessageOf(status));
     return status;
