@@ -167,7 +167,7 @@ void Process::Start() {
   state_ = State::kRunning;
   epoch_min_ = member_->epoch() + 1;
   group_ = world_.OnStarted(*this, link_->hub, member_->epoch());
-  step_ = 0;
+  step_ = worker::kConnectedStep;
   data_.clear();
   LookAtStep();
 }
@@ -176,8 +176,8 @@ void Process::LookAtStep() {
   const auto& header = member_->header();
   if (agreeing_ && header && header->step == step_) {
     agreeing_ = false;
-    BeginStep();
-    return;
+    if (step_ != worker::kConnectedStep) return BeginStep();
+    step_ = 0;
   }
   if (member_->fault()) {
     world_.OnFault(*member_->fault());
@@ -185,10 +185,15 @@ void Process::LookAtStep() {
     LeaveThen([this] { Later(0, 50, [this] { Come(); }); });
     return;
   }
-  if (agreeing_ || stepping_ || (work_ == 0 && !leaving_ && !member_->called())) return;
+  if (agreeing_ || stepping_ || !WantsStep()) return;
   agreeing_ = true;
   step_deadline_ns_ = world_.now_ns() + world_.random().Between(1'500, 3'000) * kNsPerMs;
+  if (step_ == worker::kConnectedStep) return member_->Ready({});
   member_->Ready({.num_tokens = static_cast<int32_t>(work_), .leaving = leaving_});
+}
+
+bool Process::WantsStep() const {
+  return step_ == worker::kConnectedStep || work_ > 0 || leaving_ || member_->called();
 }
 
 void Process::BeginStep() {

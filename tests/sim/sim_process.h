@@ -107,6 +107,7 @@ class Process : public worker::GroupMember::Wire, public worker::GroupHub::Wire 
   void LookWhileComing();
   void LookAtStep();
   void Start();
+  bool WantsStep() const;
   void BeginStep();
   void OnData(int64_t group, int64_t epoch, int64_t step, int32_t from);
   void CompleteStep();

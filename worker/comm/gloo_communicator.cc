@@ -102,7 +102,7 @@ class GlooCommunicator : public Communicator {
     }
     control_->Unwatch();
     connected_ = true;
-    return control_->status();
+    return control_->AwaitConnected(absl::Nanoseconds(deadline_ns - Clock::Real().NowNs()));
   }
 
   // As gloo wrote it: its parser checks the size.

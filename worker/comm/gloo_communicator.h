@@ -6,7 +6,8 @@
 // (group_control.h), which is the only one that listens at a configured port and asks for the key.
 //
 // Known limit: gloo ends the process (an exception on its own thread) if a peer resets a connection
-// in the moment in which it is accepted. That can happen while a group forms and fails at once.
+// in the moment in which it is accepted. Ranks therefore wait for each other once all are
+// connected, and it takes a rank that dies, or an end of the group, while the group forms.
 //
 // Messages are tagged with verb, number and size of their transfer, so that ranks which disagree
 // wait for each other up to a deadline and overwrite nothing.

@@ -100,8 +100,19 @@ Status GroupControl::status() {
 }
 
 StatusOr<StepHeader> GroupControl::Agree(const StepWish& wish, absl::Duration timeout) {
-  FACET_CHECK_GE(wish.num_tokens, 0);
-  const int64_t step = num_steps_++;
+  FACET_CHECK_GE(next_step_, 0) << "Agree before AwaitConnected";
+  return AwaitStep(wish, timeout, StrCat("not ready for step ", next_step_));
+}
+
+Status GroupControl::AwaitConnected(absl::Duration timeout) {
+  FACET_CHECK_EQ(next_step_, kConnectedStep);
+  return AwaitStep({}, timeout, "without all data connections").status();
+}
+
+StatusOr<StepHeader> GroupControl::AwaitStep(const StepWish& wish,
+                                             absl::Duration timeout,
+                                             const std::string& what) {
+  const int64_t step = next_step_++;
   asio::post(io_, [this, wish] {
     member_.Ready(wish);
     Publish();
@@ -114,7 +125,7 @@ StatusOr<StepHeader> GroupControl::Agree(const StepWish& wish, absl::Duration ti
   if (header_ && header_->step == step) return *header_;  // What ended the group came after it.
   lock.Release();
   return End(FaultKind::kDeadline, kWhoeverIsMissing,
-             StrCat("not ready for step ", step, " at rank ", options_.rank, "'s deadline"));
+             StrCat(what, " at rank ", options_.rank, "'s deadline"));
 }
 
 Status GroupControl::End(FaultKind kind, int32_t rank, std::string reason) {

@@ -80,6 +80,10 @@ class GroupControl : private GroupMember::Wire {
   // The end of the group, or OK.
   Status status();
 
+  // This rank's data path is whole; waits until every rank's is, so that nobody closes a connection
+  // that another is about to accept. Once, before the first Agree.
+  Status AwaitConnected(absl::Duration timeout);
+
   // As Communicator's.
   StatusOr<StepHeader> Agree(const StepWish& wish, absl::Duration timeout);
 
@@ -112,6 +116,9 @@ class GroupControl : private GroupMember::Wire {
 
   Status Listen();
   Status Run(absl::Duration timeout);
+  StatusOr<StepHeader> AwaitStep(const StepWish& wish,
+                                 absl::Duration timeout,
+                                 const std::string& what);
   // The rest runs on the control thread.
   void Connect() override;
   void Send(const ControlMessage& message) override;
@@ -151,7 +158,7 @@ class GroupControl : private GroupMember::Wire {
   std::optional<GroupFault> fault_ ABSL_GUARDED_BY(mutex_);
   std::optional<StepHeader> header_ ABSL_GUARDED_BY(mutex_);
   std::optional<Watched> watched_ ABSL_GUARDED_BY(mutex_);
-  int64_t num_steps_ = 0;  // That the calling thread has been ready for.
+  int64_t next_step_ = kConnectedStep;  // That the calling thread will be ready for.
 
   std::thread thread_;
 };

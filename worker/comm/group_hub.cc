@@ -12,7 +12,7 @@ GroupHub::GroupHub(Options options, Wire& wire)
     : options_(std::move(options)),
       wire_(wire),
       seats_(options_.num_ranks),
-      round_(options_.num_ranks) {}
+      round_(options_.num_ranks, kConnectedStep) {}
 
 void GroupHub::OnConnected(int64_t connection, std::string peer) {
   if (Count(Role::kStranger) + Count(Role::kAnswered) >= kStrangersMax) {

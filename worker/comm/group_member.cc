@@ -180,7 +180,7 @@ void GroupMember::OnBegins(const ControlMessage& message) {
     header.ranks.push_back({.num_tokens = static_cast<int32_t>(message.numbers[i]),
                             .leaving = message.numbers[i + 1] != 0});
   }
-  const int64_t last = header_ ? header_->step : -1;
+  const int64_t last = header_ ? header_->step : kConnectedStep - 1;
   if (header.step != next_step_ - 1 || header.step != last + 1 ||
       header.ranks.size() != static_cast<size_t>(options_.num_ranks)) {
     Report({.rank = 0, .reason = StrCat("began step ", header.step, " after step ", last)});
@@ -193,7 +193,7 @@ void GroupMember::OnHubLeft() {
   Drop();
   if (!started_) return ComeAgain();
   hub_left_ = true;
-  const bool waits = next_step_ > 0 && (!header_ || header_->step < next_step_ - 1);
+  const bool waits = next_step_ > kConnectedStep && (!header_ || header_->step < next_step_ - 1);
   if (waits && !leaving_) {
     Decide({.kind = FaultKind::kLost,
             .rank = 0,

@@ -59,7 +59,8 @@ class GroupMember {
   // Ends the group, or the wait for it. rank -1: by whoever is missing, which the hub knows.
   void Report(GroupFault fault);
 
-  // Ready for the step after the last; the caller has awaited that one.
+  // Ready for the step after the last, kConnectedStep being the first; the caller has awaited the
+  // last one.
   void Ready(const StepWish& wish);
 
   // Says goodbye; from here on a closed connection is no fault.
@@ -132,8 +133,8 @@ class GroupMember {
   std::optional<int32_t> assigned_;
   std::optional<GroupFault> reported_;  // What the hub's word is awaited on.
   std::optional<GroupFault> fault_;
-  int64_t next_step_ = 0;  // That this rank will be ready for.
-  int64_t called_step_ = -1;
+  int64_t next_step_ = kConnectedStep;  // That this rank will be ready for.
+  int64_t called_step_ = kConnectedStep - 1;
   std::optional<StepHeader> header_;
 };
 

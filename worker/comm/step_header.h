@@ -8,6 +8,9 @@
 
 namespace facet::worker {
 
+// Before the first step of a group of processes: every rank's data path is whole.
+inline constexpr int64_t kConnectedStep = -1;
+
 // What a rank brings to a step.
 struct StepWish {
   int32_t num_tokens = 0;  // 0: it only takes part.
@@ -42,7 +45,8 @@ struct StepHeader {
 // Collects the wishes for one step after another. Step n + 1 opens when Take has returned step n.
 class StepRound {
  public:
-  explicit StepRound(int32_t num_ranks) : wishes_(num_ranks) {}
+  explicit StepRound(int32_t num_ranks, int64_t first_step = 0)
+      : step_(first_step), wishes_(num_ranks) {}
 
   int64_t step() const { return step_; }
 
@@ -76,7 +80,7 @@ class StepRound {
   }
 
  private:
-  int64_t step_ = 0;
+  int64_t step_;
   int32_t num_ready_ = 0;
   std::vector<std::optional<StepWish>> wishes_;
 };

@@ -53,6 +53,11 @@ class Hub : private GroupHub::Wire {
         {.type = ControlType::kStep, .epoch = epoch, .step = step, .numbers = {num_tokens, 0}});
   }
 
+  // The data paths of these ranks, which are all, are whole: steps count from 0.
+  void Connect(const std::vector<int64_t>& ranks, int64_t epoch = 1) {
+    for (const int64_t rank : ranks) SayStep(rank, kConnectedStep, 0, epoch);
+  }
+
   // Time passes; only these connections are heard.
   void Pass(int64_t ms, const std::set<int64_t>& heard) {
     for (int64_t i = 0; i < ms; i += 20) {
@@ -137,9 +142,10 @@ TEST(GroupHubTest, AStepCallsTheOthersAndBeginsWithWhatAllBrought) {
   Hub hub(2);
   const int64_t zero = hub.Come(0);
   const int64_t one = hub.Come(1);
+  hub.Connect({zero, one});
   hub.SayStep(one, 0, 7);
   EXPECT_EQ(hub.Last(zero).type, ControlType::kCalled);
-  EXPECT_EQ(hub.Last(one).type, ControlType::kStart);
+  EXPECT_EQ(hub.Last(one).step, kConnectedStep);
   hub.SayStep(zero, 0, 0);
   for (const int64_t rank : {zero, one}) {
     EXPECT_EQ(hub.Last(rank).type, ControlType::kBegins);
@@ -154,9 +160,10 @@ TEST(GroupHubTest, AWordOfAnotherEpochIsNotHeard) {
   Hub hub(2);
   const int64_t zero = hub.Come(0, 5);
   const int64_t one = hub.Come(1, 5);
+  hub.Connect({zero, one}, 5);
   hub.SayStep(one, 0, 7, 4);
   hub.Say(one, {.type = ControlType::kFault, .epoch = 4, .texts = {"late"}});
-  EXPECT_EQ(hub.Last(zero).type, ControlType::kStart);
+  EXPECT_EQ(hub.Last(zero).type, ControlType::kBegins);
   hub.SayStep(one, 0, 7, 5);
   EXPECT_EQ(hub.Last(zero).type, ControlType::kCalled);
 }
@@ -167,6 +174,7 @@ TEST(GroupHubTest, ARankOutOfStepEndsTheGroup) {
     Hub hub(2);
     const int64_t zero = hub.Come(0);
     const int64_t one = hub.Come(1);
+    hub.Connect({zero, one});
     const int64_t step = wish == wishes[0] ? 1 : 0;  // The first is a wish, for another step.
     hub.Say(one, {.type = ControlType::kStep, .epoch = 1, .step = step, .numbers = wish});
     EXPECT_EQ(hub.Last(zero).type, ControlType::kFault);
@@ -179,7 +187,7 @@ TEST(GroupHubTest, WhoIsMissingAtADeadlineIsNamed) {
   Hub hub(3);
   const int64_t zero = hub.Come(0, 1, 3);
   const int64_t one = hub.Come(1, 1, 3);
-  hub.Come(2, 1, 3);
+  hub.Connect({zero, one, hub.Come(2, 1, 3)});
   hub.SayStep(zero, 0, 1);
   hub.SayStep(one, 0, 1);
   hub.Say(one, {.type = ControlType::kFault,
@@ -224,6 +232,7 @@ TEST(GroupHubTest, ARankThatLeavesAfterEverybodysLastStepIsNoLoss) {
   Hub hub(2);
   const int64_t zero = hub.Come(0);
   const int64_t one = hub.Come(1);
+  hub.Connect({zero, one});
   for (const int64_t rank : {zero, one}) {
     hub.Say(rank, {.type = ControlType::kStep, .epoch = 1, .numbers = {0, 1}});
   }
