@@ -4,10 +4,11 @@
 
 namespace facet::worker {
 
-RankGroup::RankGroup(Form form, ModelExecutor& executor, Events events)
+RankGroup::RankGroup(Form form, ModelExecutor& executor, Events events, int64_t epoch_min)
     : form_(std::move(form)),
       executor_(executor),
       events_(std::move(events)),
+      first_epoch_min_(epoch_min),
       thread_([this] { ThreadMain(); }) {}
 
 RankGroup::~RankGroup() {
@@ -27,7 +28,7 @@ void RankGroup::Leave(absl::Duration timeout) {
 }
 
 void RankGroup::ThreadMain() {
-  int64_t epoch_min = 1;
+  int64_t epoch_min = first_epoch_min_;
   while (true) {
     StatusOr<std::unique_ptr<Communicator>> formed = form_(epoch_min, kFormTimeout);
     if (formed.ok()) epoch_min = (*formed)->epoch() + 1;

@@ -35,8 +35,8 @@ class RankGroup {
     std::function<void()> on_peer_leaves;
   };
 
-  // The executor must outlive the group.
-  RankGroup(Form form, ModelExecutor& executor, Events events);
+  // The executor must outlive the group. epoch_min: of the first epoch (FirstEpochMin).
+  RankGroup(Form form, ModelExecutor& executor, Events events, int64_t epoch_min);
   ~RankGroup();
 
   // This rank wants no more steps of its own. Returns when all ranks do, or when the group ends
@@ -56,6 +56,7 @@ class RankGroup {
   const Form form_;
   ModelExecutor& executor_;
   const Events events_;
+  const int64_t first_epoch_min_;
   absl::Mutex mutex_;
   bool leaving_ ABSL_GUARDED_BY(mutex_) = false;
   bool abandoned_ ABSL_GUARDED_BY(mutex_) = false;  // Not even the others' steps are waited for.

@@ -125,7 +125,8 @@ class Rank {
                               [this] {
                                 absl::MutexLock lock(&mutex_);
                                 peer_leaves_ = true;
-                              }});
+                              }},
+        /*epoch_min=*/1);
   }
 
   void AwaitEpoch(int64_t epoch_min) {
