@@ -19,8 +19,7 @@ class ChildProcess {
 
   // arguments[0] is the program's path. Standard output and error share the pipe. The child is
   // alone in its process group, so a Ctrl-C on the terminal reaches only us, and is killed when the
-  // calling thread ends. No thread may have been made before: the child runs code between fork and
-  // exec.
+  // calling thread ends. Other threads may exist.
   static StatusOr<ChildProcess> Start(std::string name, const std::vector<std::string>& arguments);
 
   ChildProcess(ChildProcess&& other) noexcept;

@@ -8,8 +8,10 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <cstdlib>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <utility>
 
 #include "base/clock.h"
@@ -23,6 +25,9 @@ constexpr int kReadinessIntervalMs = 200;
 constexpr int64_t kStatusTimeoutMs = 500;
 constexpr int64_t kSpareMs = 2'000;  // Beyond the drain limit of a process, for its end.
 constexpr int64_t kNsPerMs = 1'000'000;
+constexpr int64_t kNsPerSecond = 1'000'000'000;
+constexpr int64_t kSettledNs = 60 * kNsPerSecond;  // A worker that lived so long is sound.
+constexpr int kDoublingsMax = 5;                   // Of the delay before it is started again.
 
 constexpr std::array<Colour, 5> kNameColours = {Colour::kCyan, Colour::kGreen, Colour::kMagenta,
                                                 Colour::kYellow, Colour::kBlue};
@@ -79,7 +84,16 @@ std::vector<std::string> LocalCluster::WorkerCommand(const v1::PoolConfig& pool,
           options_.log_level};
 }
 
+// Ranks on one machine share a secret that nobody else has, unless the user has set one.
+void LocalCluster::ProvideGroupKey() const {
+  std::random_device device;
+  std::string key;
+  for (int i = 0; i < 8; ++i) key += StrCat(std::hex, device(), "-");
+  setenv("FACET_GROUP_KEY", key.c_str(), /*replace=*/0);
+}
+
 Status LocalCluster::Start() {
+  ProvideGroupKey();
   if (signals_ < 0) return Unavailable("no descriptor for signals is left");
   std::vector<std::pair<std::string, std::vector<std::string>>> commands;
   commands.emplace_back(kRouterName, RouterCommand());
@@ -92,14 +106,18 @@ Status LocalCluster::Start() {
   for (const auto& [name, arguments] : commands) {
     FACET_ASSIGN_OR_RETURN(ChildProcess child, ChildProcess::Start(name, arguments));
     children_.push_back(std::make_unique<ChildProcess>(std::move(child)));
+    lives_.push_back({.arguments = arguments, .started_ns = Clock::Real().NowNs()});
   }
   return absl::OkStatus();
 }
 
 Status LocalCluster::Supervise() {
   while (true) {
-    if (Poll(all_ready_ ? -1 : kReadinessIntervalMs)) return absl::OkStatus();
+    const bool restarts = std::any_of(lives_.begin(), lives_.end(),
+                                      [](const Life& life) { return life.restart_ns != 0; });
+    if (Poll(all_ready_ && !restarts ? -1 : kReadinessIntervalMs)) return absl::OkStatus();
     FACET_RETURN_IF_ERROR(CheckEnded());
+    FACET_RETURN_IF_ERROR(RestartDue());
     if (!all_ready_) FACET_RETURN_IF_ERROR(CheckReadiness());
   }
 }
@@ -178,10 +196,42 @@ Status LocalCluster::CheckEnded() {
     }
     const auto left = std::count_if(children_.begin() + 1, children_.end(),
                                     [](const auto& other) { return other->running(); });
+    const int64_t delay_s = PlanRestart(*child);
     Say(StrCat("worker ", child->name(), " ended with ", child->EndText(), "; ", left, " of ",
-               children_.size() - 1, " workers go on, and it is not started again", words));
+               children_.size() - 1, " workers go on, and it is started again in ", delay_s, " s",
+               words));
   }
   return absl::OkStatus();
+}
+
+int64_t LocalCluster::PlanRestart(const ChildProcess& child) {
+  Life& life = LifeOf(child);
+  const int64_t now_ns = Clock::Real().NowNs();
+  const bool soon = now_ns - life.started_ns < kSettledNs;
+  life.early_ends = soon ? std::min(life.early_ends + 1, kDoublingsMax) : 0;
+  const int64_t delay_s = int64_t{1} << life.early_ends;
+  life.restart_ns = now_ns + delay_s * kNsPerSecond;
+  return delay_s;
+}
+
+Status LocalCluster::RestartDue() {
+  const int64_t now_ns = Clock::Real().NowNs();
+  for (size_t i = 0; i < children_.size(); ++i) {
+    Life& life = lives_[i];
+    if (life.restart_ns == 0 || now_ns < life.restart_ns) continue;
+    life.restart_ns = 0;
+    life.started_ns = now_ns;
+    const std::string name = children_[i]->name();
+    FACET_ASSIGN_OR_RETURN(ChildProcess child, ChildProcess::Start(name, life.arguments));
+    children_[i] = std::make_unique<ChildProcess>(std::move(child));
+  }
+  return absl::OkStatus();
+}
+
+LocalCluster::Life& LocalCluster::LifeOf(const ChildProcess& child) {
+  size_t i = 0;
+  while (children_[i].get() != &child) ++i;
+  return lives_[i];
 }
 
 Status LocalCluster::CheckReadiness() {

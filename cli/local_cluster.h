@@ -30,9 +30,9 @@ class LocalCluster {
   // Starts every process. On an error those already started still run: Stop follows.
   Status Start();
 
-  // Passes on what the processes say and tells when all are ready and when one dies, until SIGINT,
-  // SIGTERM or SIGHUP comes (OK) or the cluster cannot go on: a process ended before all were
-  // ready, or the router died.
+  // Passes on what the processes say, tells when all are ready and starts a worker that died again,
+  // until SIGINT, SIGTERM or SIGHUP comes (OK) or the cluster cannot go on: a process ended before
+  // all were ready, or the router died.
   Status Supervise();
 
   // SIGTERM to the router, then to the workers, each with a bounded wait, then SIGKILL. Another
@@ -40,7 +40,15 @@ class LocalCluster {
   void Stop();
 
  private:
+  struct Life {
+    std::vector<std::string> arguments;
+    int64_t started_ns = 0;
+    int64_t restart_ns = 0;  // 0: it runs, or is not wanted.
+    int early_ends = 0;
+  };
+
   bool IsRouter(const ChildProcess& child) const;
+  void ProvideGroupKey() const;
   std::vector<std::string> RouterCommand() const;
   std::vector<std::string> WorkerCommand(const v1::PoolConfig& pool, int index) const;
 
@@ -51,6 +59,10 @@ class LocalCluster {
   // The processes that ended since the last call.
   std::vector<const ChildProcess*> ReapAll();
   Status CheckEnded();
+  // Returns after how many seconds the worker is started again: longer each time that it ends soon.
+  int64_t PlanRestart(const ChildProcess& child);
+  Status RestartDue();
+  Life& LifeOf(const ChildProcess& child);
   Status CheckReadiness();
   void PrintBanner() const;
   void Say(std::string_view sentence) const;
@@ -63,7 +75,7 @@ class LocalCluster {
   size_t name_width_ = 0;
   int signals_ = -1;
   std::vector<std::unique_ptr<ChildProcess>> children_;  // The router is the first.
-  // Made after the last fork, because gRPC starts threads.
+  std::vector<Life> lives_;                              // Of children_.
   std::unique_ptr<Client> client_;
   bool router_listens_ = false;
   bool all_ready_ = false;
