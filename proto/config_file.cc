@@ -302,6 +302,13 @@ Status CheckExpertGroup(const v1::PoolConfig& pool,
   if (!addresses.insert(address).second) {
     return InvalidArgument(path, ".rendezvous_address is ", address, ", which stands twice");
   }
+  for (int i = 0; i < pool.workers_size(); ++i) {
+    const std::string& host = pool.workers(i).data_host();
+    if (host == "0.0.0.0" || host == "[::]") {
+      return InvalidArgument(path, ": the other ranks cannot reach worker ", i, " at ", host,
+                             "; set its data_host");
+    }
+  }
   return absl::OkStatus();
 }
 

@@ -17,6 +17,8 @@ RULES = {
     'proto/': ['proto/', 'base/', 'facet/', 'google/'],
     'router/': ['router/', 'text/', 'proto/', 'base/', 'facet/', 'google/', 'metrics_registry.h'],
     'worker/main.cc': ['worker/', 'kernels/', 'proto/', 'base/', 'facet/'],
+    'worker/worker_place': ['worker/worker_place.h', 'worker/comm/', 'base/', 'facet/'],
+    'worker/end_signals': ['base/'],
     'worker/service/': ['worker/service/', 'worker/engine/', 'proto/', 'base/', 'facet/worker/',
                         'metrics_registry.h'],
     'worker/engine/': ['worker/engine/', 'worker/executor/executor.h', 'worker/model/step_batch.h',

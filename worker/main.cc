@@ -5,11 +5,10 @@
 #include <grpcpp/health_check_service_interface.h>
 
 #include <CLI/CLI.hpp>
-#include <csignal>
 #include <cstdio>
-#include <cstdlib>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -22,70 +21,56 @@
 #include "kernels/open_backend.h"
 #include "proto/config_file.h"
 #include "proto/grpc_log.h"
+#include "proto/grpc_status.h"
+#include "worker/comm/gloo_communicator.h"
+#include "worker/end_signals.h"
 #include "worker/engine/engine.h"
 #include "worker/executor/model_executor.h"
+#include "worker/executor/rank_group.h"
 #include "worker/service/worker_metrics.h"
 #include "worker/service/worker_session.h"
+#include "worker/worker_place.h"
 
 namespace facet::worker {
 namespace {
-
-struct Flags {
-  std::string config = "cluster.yaml";
-  std::string pool;
-  int index = 0;
-  std::string device;
-  std::string grpc_address;
-  std::string metrics_address;
-  std::string log_level = "info";
-};
-
-// What this process is, out of the cluster's config.
-struct WorkerPlace {
-  facet::v1::PoolConfig pool;
-  facet::v1::ModelConfig model;
-  int index = 0;
-  std::string grpc_address;
-  std::string metrics_address;
-
-  std::string worker_name() const { return StrCat(pool.name(), "/", index); }
-};
-
-StatusOr<WorkerPlace> FindPlace(const facet::v1::ClusterConfig& config, const Flags& flags) {
-  WorkerPlace place{.index = flags.index};
-  std::string names;
-  bool found = false;
-  for (const facet::v1::PoolConfig& pool : config.pools()) {
-    names += (names.empty() ? "" : ", ") + pool.name();
-    if (pool.name() != flags.pool && !(flags.pool.empty() && config.pools_size() == 1)) continue;
-    place.pool = pool;
-    found = true;
-  }
-  if (!found) return NotFound("--pool is \"", flags.pool, "\"; the config has ", names);
-  if (flags.index < 0 || flags.index >= std::max(1, place.pool.workers_size())) {
-    return InvalidArgument("--index is ", flags.index, "; pool ", place.pool.name(), " has ",
-                           place.pool.workers_size(), " workers");
-  }
-  for (const facet::v1::ModelConfig& model : config.models()) {
-    if (model.name() == place.pool.model()) place.model = model;
-  }
-  if (flags.index < place.pool.workers_size()) {
-    place.grpc_address = place.pool.workers(flags.index).grpc_address();
-    place.metrics_address = place.pool.workers(flags.index).metrics_address();
-  }
-  if (!flags.grpc_address.empty()) place.grpc_address = flags.grpc_address;
-  if (!flags.metrics_address.empty()) place.metrics_address = flags.metrics_address;
-  if (!flags.device.empty()) place.pool.set_device(flags.device);
-  if (place.grpc_address.empty()) place.grpc_address = "127.0.0.1:0";
-  if (place.metrics_address.empty()) place.metrics_address = "off";
-  return place;
-}
 
 StatusOr<std::unique_ptr<kernels::Backend>> MakeBackend(const facet::v1::PoolConfig& pool) {
   kernels::OpenedBackend opened = kernels::OpenBackend(
       {.device = pool.device(), .cpu_tier = pool.cpu_tier(), .threads = pool.threads()});
   if (opened.backend == nullptr) return InvalidArgument(opened.error);
   return std::move(opened.backend);
+}
+
+// The rank that this worker is to have: its index, or for a spare what rank 0 says.
+StatusOr<int32_t> AwaitRank(const WorkerPlace& place,
+                            const GlooOptions& options,
+                            WorkerService& service) {
+  if (place.index < options.control.num_ranks) return place.index;
+  service.SetNotReady(WithReason(
+      Unavailable("waits to take a rank's place in group ", place.pool.name()), "SPARE"));
+  Log(kInfo, "worker is a spare", {{"worker", place.worker_name()}});
+  while (true) {
+    const StatusOr<int32_t> rank =
+        GroupControl::AwaitAssignment(options.control, absl::Seconds(60));
+    if (rank.ok()) return rank;
+    if (!absl::IsDeadlineExceeded(rank.status()) && !absl::IsUnavailable(rank.status())) {
+      return rank.status();
+    }
+  }
+}
+
+// What Describe answers while the group is not formed. A rank whose place another process has taken
+// stands by for it.
+Status NotInGroup(const Status& cause) {
+  const bool stands_by = absl::IsFailedPrecondition(cause);
+  return WithReason(
+      Unavailable(stands_by ? "stands by: " : "its group forms anew: ", MessageOf(cause)),
+      stands_by ? "SPARE" : "GROUP_FORMING");
+}
+
+// Trying again would not help.
+bool NeverInGroup(const Status& cause) {
+  return absl::IsPermissionDenied(cause) || absl::IsInvalidArgument(cause);
 }
 
 // One step over one token, so that a worker that says it is ready has computed something.
@@ -106,71 +91,19 @@ Status RunCanary(Executor& executor, int32_t bos_id) {
   return Internal("the first step gave logits that are not finite: are the weights damaged?");
 }
 
-// Blocks the signals that end the process in every thread and waits for one of them in its own.
-class SignalThread {
- public:
-  explicit SignalThread(std::function<void(int)> on_signal) {
-    thread_ = std::thread([on_signal = std::move(on_signal)] {
-      const sigset_t set = Signals();
-      int signal = 0;
-      sigwait(&set, &signal);
-      on_signal(signal);
-    });
-    thread_.detach();  // It ends with the process.
-  }
-
-  // Before any thread is made.
-  static void Block() {
-    const sigset_t set = Signals();
-    pthread_sigmask(SIG_BLOCK, &set, nullptr);
-  }
-
- private:
-  static sigset_t Signals() {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    return set;
-  }
-
-  std::thread thread_;
-};
-
 int32_t OrDefault(int32_t value, int32_t fallback) { return value > 0 ? value : fallback; }
 
-// What a signal does: while the weights load it ends the process at once.
-class SignalAction {
- public:
-  void Set(std::function<void()> action) {
-    absl::MutexLock lock(&mutex_);
-    action_ = std::move(action);
-  }
-
-  void Run() {
-    std::function<void()> action;
-    {
-      absl::MutexLock lock(&mutex_);
-      action = action_;
-    }
-    if (action) {
-      action();
-    } else {
-      Log(kInfo, "worker ends before it was ready");
-      std::_Exit(0);
-    }
-  }
-
- private:
-  absl::Mutex mutex_;
-  std::function<void()> action_ ABSL_GUARDED_BY(mutex_);
+struct Flags {
+  std::string config = "cluster.yaml";
+  PlaceFlags place;
+  std::string log_level = "info";
 };
 
 Status Run(const Flags& flags, SignalAction& on_signal) {
   const Clock& clock = Clock::Real();
   const int64_t start_ns = clock.NowNs();
   FACET_ASSIGN_OR_RETURN(const facet::v1::ClusterConfig cluster, ReadClusterConfig(flags.config));
-  FACET_ASSIGN_OR_RETURN(const WorkerPlace place, FindPlace(cluster, flags));
+  FACET_ASSIGN_OR_RETURN(const WorkerPlace place, FindPlace(cluster, flags.place));
   const facet::v1::PoolConfig& pool = place.pool;
 
   // The port answers while the weights load.
@@ -199,6 +132,14 @@ Status Run(const Flags& flags, SignalAction& on_signal) {
        {"grpc_port", port},
        {"metrics_port", metrics == nullptr ? 0 : metrics->port()}});
 
+  GlooOptions group_options;
+  ExpertShare share;
+  if (place.is_rank()) {
+    FACET_ASSIGN_OR_RETURN(group_options, GroupOptionsOf(place));
+    FACET_ASSIGN_OR_RETURN(group_options.control.rank, AwaitRank(place, group_options, service));
+    share = {.rank = group_options.control.rank, .num_ranks = group_options.control.num_ranks};
+  }
+
   FACET_ASSIGN_OR_RETURN(std::unique_ptr<kernels::Backend> backend, MakeBackend(pool));
   const int32_t running_max = OrDefault(pool.running_max(), 64);
   const int32_t step_tokens_max = OrDefault(pool.step_tokens_max(), 512);
@@ -212,10 +153,13 @@ Status Run(const Flags& flags, SignalAction& on_signal) {
              .dtype = pool.dtype() == "f32" ? kernels::DType::kF32 : kernels::DType::kBf16,
              .kv_bytes = pool.kv_bytes() > 0 ? pool.kv_bytes() : int64_t{256} << 20,
              .running_max = running_max,
-             .step_tokens_max = step_tokens_max},
+             .step_tokens_max = step_tokens_max,
+             .experts = share,
+             .group_timeout = absl::Milliseconds(pool.expert_group().step_ms_max())},
             std::move(backend), [&bar](int64_t done, int64_t total) { bar.Update(done, total); }));
   }
-  FACET_RETURN_IF_ERROR(RunCanary(*executor, executor->config().bos_id));
+  // A rank computes nothing alone.
+  if (!place.is_rank()) FACET_RETURN_IF_ERROR(RunCanary(*executor, executor->config().bos_id));
 
   const int32_t context_max =
       pool.context_tokens_max() > 0
@@ -250,7 +194,9 @@ Status Run(const Flags& flags, SignalAction& on_signal) {
   description.set_numerics_id(executor->info().numerics_id);
   description.set_device_class(device_class);
   description.set_price_usd_per_hour(pool.price_usd_per_hour());
-  description.set_num_ranks(1);
+  description.set_num_ranks(share.num_ranks);
+  description.set_rank(share.rank);
+  if (place.is_rank()) description.set_group(pool.name());
   description.set_worker_epoch(static_cast<uint64_t>(clock.UnixNs()));
   description.set_kv_bytes_total(executor->info().kv.arena_bytes());
   description.set_vocab(executor->info().vocab);
@@ -279,9 +225,46 @@ Status Run(const Flags& flags, SignalAction& on_signal) {
                .device_class = device_class,
                .worker = place.worker_name()},
               pool.price_usd_per_hour());
-  service.Serve(engine, description, drain);
-  health->SetServingStatus(true);
+  const auto serve = [&](int64_t group_epoch) {
+    description.set_group_epoch(group_epoch);
+    engine.Resume();
+    service.Serve(engine, description, drain);
+    health->SetServingStatus(true);
+  };
   on_signal.Set(drain);
+  Status fatal;  // Why no group will ever have this rank.
+  std::optional<RankGroup> group;
+  if (place.is_rank()) {
+    engine.Suspend(Unavailable("it has not been formed yet"));
+    group.emplace(
+        [&](int64_t epoch_min, absl::Duration timeout) {
+          group_options.control.epoch_min = epoch_min;
+          return FormGloo(group_options, timeout);
+        },
+        *executor,
+        RankGroup::Events{
+            .on_formed =
+                [&](int64_t epoch) {
+                  Log(kInfo, "group formed",
+                      {{"group", pool.name()}, {"rank", share.rank}, {"epoch", epoch}});
+                  serve(epoch);
+                },
+            .on_not_formed =
+                [&](const Status& cause) {
+                  Log(kWarning, "group not formed",
+                      {{"group", pool.name()}, {"rank", share.rank}, {"cause", MessageOf(cause)}});
+                  health->SetServingStatus(false);
+                  engine.Suspend(cause);
+                  service.SetNotReady(NotInGroup(cause));
+                  if (!NeverInGroup(cause)) return;
+                  absl::MutexLock lock(&mutex);
+                  fatal = cause;
+                },
+            .on_peer_leaves = drain},
+        FirstEpochMin());
+  } else {
+    serve(0);
+  }
   Log(kInfo, "worker ready",
       {{"worker", place.worker_name()},
        {"model", place.model.name()},
@@ -292,17 +275,20 @@ Status Run(const Flags& flags, SignalAction& on_signal) {
 
   {
     absl::MutexLock lock(&mutex);
-    mutex.Await(absl::Condition(&drain_began));
-    if (!mutex.AwaitWithTimeout(absl::Condition(&drained), absl::Milliseconds(drain_ms))) {
-      Log(kWarning, "drain limit reached", {{"drain_ms_max", drain_ms}});
-    }
+    const auto ends = [&] { return drain_began || !fatal.ok(); };
+    mutex.Await(absl::Condition(&ends));
+    const bool whole = !fatal.ok() || mutex.AwaitWithTimeout(absl::Condition(&drained),
+                                                             absl::Milliseconds(drain_ms));
+    if (!whole) Log(kWarning, "drain limit reached", {{"drain_ms_max", drain_ms}});
   }
+  if (group) group->Leave(fatal.ok() ? absl::Milliseconds(drain_ms) : absl::ZeroDuration());
+  group.reset();
   page.Unfollow();
   service.Shutdown();
   engine.Stop();
   server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(2));
   Log(kInfo, "worker ends", {{"worker", place.worker_name()}});
-  return absl::OkStatus();
+  return fatal;
 }
 
 }  // namespace
@@ -312,11 +298,13 @@ int main(int argc, char** argv) {
   facet::worker::Flags flags;
   CLI::App app("Runs a Gemma 4 model and serves it to Facet routers.", "facet-worker");
   app.add_option("--config", flags.config, "Cluster config (YAML)")->required();
-  app.add_option("--pool", flags.pool, "Pool of the config that this worker belongs to");
-  app.add_option("--index", flags.index, "Place of this worker in its pool");
-  app.add_option("--device", flags.device, "Overrides the pool's device");
-  app.add_option("--grpc-address", flags.grpc_address, "Overrides the config; port 0 picks one");
-  app.add_option("--metrics-address", flags.metrics_address, "Overrides the config; \"off\": none");
+  app.add_option("--pool", flags.place.pool, "Pool of the config that this worker belongs to");
+  app.add_option("--index", flags.place.index, "Place of this worker in its pool");
+  app.add_option("--device", flags.place.device, "Overrides the pool's device");
+  app.add_option("--grpc-address", flags.place.grpc_address,
+                 "Overrides the config; port 0 picks one");
+  app.add_option("--metrics-address", flags.place.metrics_address,
+                 "Overrides the config; \"off\": none");
   app.add_option("--log-level", flags.log_level, "debug, info, warning or error");
   app.footer("Example: facet-worker --config deploy/demo/cluster.yaml --pool e4b --index 0");
   CLI11_PARSE(app, argc, argv);

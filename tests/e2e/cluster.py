@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import random
+import secrets
 import shutil
 import signal
 import socket
@@ -60,14 +61,15 @@ class Process:
 
     _all = []
 
-    def __init__(self, program, *flags):
+    def __init__(self, program, *flags, namespace=None):
         self.name = ' '.join([program, *flags])
         self.events = []  # JSON lines of the log.
         self.lines = []   # What else it writes to stderr.
         # The kernel ends the child if this process dies without saying goodbye. Not by preexec_fn:
         # that forks, and gRPC's threads and connections in this process do not survive a fork.
+        inside = ['ip', 'netns', 'exec', namespace] if namespace else []
         self._child = subprocess.Popen(
-            ['setpriv', '--pdeathsig', 'KILL', BIN / program, *flags],
+            [*inside, 'setpriv', '--pdeathsig', 'KILL', BIN / program, *flags],
             stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
         self._reader = threading.Thread(target=self._Read, daemon=True)
         self._reader.start()
@@ -83,6 +85,9 @@ class Process:
 
     def running(self):
         return self._child.poll() is None
+
+    def pid(self):
+        return self._child.pid
 
     def WaitForEvent(self, event, seconds=START_SECONDS_MAX):
         """Returns the first log line with this event."""
@@ -123,13 +128,16 @@ class Process:
 class Worker:
     """One worker process and where it listens."""
 
-    def __init__(self, config_path, pool, index, grpc_port, metrics_port):
+    def __init__(self, config_path, pool, index, grpc_port, metrics_port, host='127.0.0.1',
+                 namespace=None):
         self.pool = pool
         self.index = index
+        self.host = host
+        self.namespace = namespace
         self.name = f'{pool}/{index}'
         self.process = Process('facet-worker', '--config', str(config_path), '--pool', pool,
-                               '--index', str(index), '--grpc-address', f'127.0.0.1:{grpc_port}',
-                               '--metrics-address', f'127.0.0.1:{metrics_port}')
+                               '--index', str(index), '--grpc-address', f'{host}:{grpc_port}',
+                               '--metrics-address', f'{host}:{metrics_port}', namespace=namespace)
         listens = self.process.WaitForEvent('worker listens')
         self.grpc_port = listens['grpc_port']
         self.metrics_port = listens['metrics_port']
@@ -139,25 +147,36 @@ class Cluster:
     """Workers for some models and one router, all ready once the constructor returns.
 
     models: how many workers of each model. pool and router: more fields of the config, as YAML text
-    per key.
+    per key. ranks: the workers are the ranks of one expert-parallel group of so many, and spares.
+    hosts: by worker, (address, network namespace) if not the loopback of this one.
     """
 
-    def __init__(self, models, pool=None, router=None):
+    def __init__(self, models, pool=None, router=None, ranks=0, hosts=None):
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix='facet-e2e-'))
         atexit.register(shutil.rmtree, self.directory, ignore_errors=True)
         self._models = models
         self._pool = {'threads': 1, 'kv_bytes': 64 << 20, 'price_usd_per_hour': 3.6, **(pool or {})}
         self._router = router or {}
+        self._hosts = hosts or {}
+        self.num_ranks = ranks
+        if ranks > 0:
+            os.environ.setdefault('FACET_GROUP_KEY', secrets.token_hex(16))
+            self._pool['expert_group'] = (
+                f'{{ranks: {ranks}, rendezvous_address: "{self._Host(0)[0]}:{FreePort()}"}}')
         self.worker_config = self.directory / 'workers.yaml'
         self.worker_config.write_text(self._Yaml({}))
-        self.workers = [Worker(self.worker_config, POOLS[model], index, FreePort(), FreePort())
+        self.workers = [Worker(self.worker_config, POOLS[model], index, FreePort(), FreePort(),
+                               *self._Host(index))
                         for model, count in models.items() for index in range(count)]
-        for worker in self.workers:
+        for worker in self.workers[:ranks or None]:
             worker.process.WaitForEvent('worker ready')
         self.router_config = self.directory / 'router.yaml'
         self.router_config.write_text(
             self._Yaml({worker.name: worker.grpc_port for worker in self.workers}))
         self.StartRouter()
+
+    def _Host(self, index):
+        return self._hosts.get(index, ('127.0.0.1', None))
 
     def _Yaml(self, ports):
         text = 'name: e2e\nrouter:\n'
@@ -175,7 +194,8 @@ class Cluster:
             text += '    workers:\n'
             for index in range(count):
                 port = ports.get(f'{POOLS[model]}/{index}', 0)
-                text += f'      - {{grpc_address: "127.0.0.1:{port}"}}\n'
+                host = self._Host(index)[0]
+                text += f'      - {{grpc_address: "{host}:{port}"}}\n'
         return text
 
     def StartRouter(self):
@@ -189,7 +209,9 @@ class Cluster:
 
     def WaitReady(self, count=None):
         """Returns once this many workers are ready; all of them if count is absent."""
-        wanted = sum(self._models.values()) if count is None else count
+        wanted = count
+        if wanted is None:
+            wanted = self.num_ranks or sum(self._models.values())
         def Ready():
             states = [self.client.EnumName('WorkerState', worker.state) for worker in
                       self.client.GetStatus(self.client.New('GetStatusRequest'), timeout=5).workers]
@@ -206,7 +228,7 @@ class Cluster:
         """Starts the worker again where it was."""
         old = self.workers[index]
         self.workers[index] = Worker(self.worker_config, old.pool, old.index, old.grpc_port,
-                                     old.metrics_port)
+                                     old.metrics_port, old.host, old.namespace)
 
     def NewClient(self, options=()):
         return reflected.Client(f'127.0.0.1:{self.grpc_port}', options)

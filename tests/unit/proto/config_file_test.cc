@@ -113,6 +113,11 @@ const BadCase kBadCases[] = {
                       "{grpc_address: 'h:2'}], "
                       "expert_group: {ranks: 2, rendezvous_address: 'h:0'}}]",
      .message = "pools[0].expert_group.rendezvous_address is h:0; the other ranks must know"},
+    {.name = "data_host_that_nobody_reaches",
+     .yaml = kModel + "pools: [{name: p, model: m, workers: [{grpc_address: 'h:1'}, "
+                      "{grpc_address: '0.0.0.0:2'}], "
+                      "expert_group: {ranks: 2, rendezvous_address: 'h:3'}}]",
+     .message = "the other ranks cannot reach worker 1 at 0.0.0.0; set its data_host"},
     {.name = "unknown_comm",
      .yaml = kModel + "pools: [{name: p, model: m, workers: [{grpc_address: 'h:1'}, "
                       "{grpc_address: 'h:2'}], "
