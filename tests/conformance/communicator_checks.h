@@ -22,6 +22,8 @@ inline double SecondsSince(int64_t start_ns) {
   return static_cast<double>(Clock::Real().NowNs() - start_ns) / 1e9;
 }
 
+inline constexpr int32_t kAnyRank = -1;
+
 // Nothing if this is the error that ended the group, else what is wrong with it.
 inline std::string WantEnd(const Status& status,
                            absl::StatusCode code,
@@ -29,7 +31,8 @@ inline std::string WantEnd(const Status& status,
                            int64_t epoch,
                            const std::string& reason = "") {
   const std::string message = MessageOf(status);
-  const std::string start = StrCat("epoch ", epoch, " ended by rank ", rank, ": ");
+  const std::string start =
+      StrCat("epoch ", epoch, " ended by rank ", rank == kAnyRank ? "" : StrCat(rank, ": "));
   if (status.code() == code && message.find(start) != std::string::npos &&
       message.find(reason) != std::string::npos) {
     return "";

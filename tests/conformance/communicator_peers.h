@@ -1,7 +1,8 @@
-// The communicators that one conformance program tries: threads (local) or processes (gloo). Each
-// program links one definition of RunRanks.
+// The communicators that one conformance program tries: threads (local, NCCL's stand-in) or
+// processes (gloo, NCCL). Each program links one definition of RunRanks and of the blocks' memory.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -30,6 +31,9 @@ class RankSeat {
   virtual StatusOr<std::unique_ptr<Communicator>> Form(int64_t epoch_min,
                                                        absl::Duration timeout) = 0;
 
+  // Whether a missed deadline of a transfer names the rank that did not come.
+  virtual bool names_late_rank() const { return true; }
+
   // Ends this rank without a word to the others, as far as its kind can: a process is killed.
   virtual void Vanish(std::unique_ptr<Communicator> communicator) = 0;
 
@@ -44,5 +48,23 @@ using RankBody = std::function<std::string(RankSeat& seat)>;
 // Runs all ranks at once and returns what each said. A rank that does not end within 30 s is ended
 // and says so.
 std::vector<std::string> RunRanks(int32_t num_ranks, const RankBody& body);
+
+// Memory that the peer's transfers and the host can read and write (host_blocks.cc, or the GPU's).
+void* AllocateBlocks(size_t bytes);
+void FreeBlocks(void* blocks);
+
+template <typename T>
+struct BlockAllocator {
+  using value_type = T;
+
+  T* allocate(size_t count) { return static_cast<T*>(AllocateBlocks(count * sizeof(T))); }
+
+  void deallocate(T* blocks, size_t /*count*/) { FreeBlocks(blocks); }
+
+  bool operator==(const BlockAllocator&) const = default;
+};
+
+// What a test gives to transfers.
+using Blocks = std::vector<std::byte, BlockAllocator<std::byte>>;
 
 }  // namespace facet::worker

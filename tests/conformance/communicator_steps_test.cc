@@ -111,9 +111,9 @@ TEST_P(CommunicatorStepsTest, NobodyIsCalledBetweenSteps) {
     for (int64_t step = 0; step < 3; ++step) {
       SAY_IF_ERROR((*comm)->Agree({.num_tokens = 1}, kPatience).status());
       // No rank goes on before all have looked.
-      std::byte mine{(*comm)->called()};
-      std::vector<std::byte> all(seat.num_ranks());
-      SAY_IF_ERROR((*comm)->AllGather({&mine, 1}, all, kPatience));
+      const Blocks mine(1, std::byte{(*comm)->called()});
+      Blocks all(seat.num_ranks());
+      SAY_IF_ERROR((*comm)->AllGather(mine, all, kPatience));
       for (const std::byte called : all) {
         if (called != std::byte{0}) return StrCat("called after step ", step);
       }

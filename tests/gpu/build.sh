@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 readonly programs=(tests/cuda_conformance_test tests/cuda_attention_test tests/cuda_golden_test bench/kernel_bench
-                  bin/facet)
+                  tests/nccl_communicator_device_test bin/facet)
 readonly carry=build/gpu/carry
 readonly carry_mib_max=30  # With the repository's files beside it: under 60 MiB.
 

@@ -25,6 +25,7 @@ readonly results=$out/results.jsonl
 if [[ $mode == emulated ]]; then
   conformance=build/dev/tests/cuda_conformance_test attention=build/dev/tests/cuda_attention_test
   parity=build/dev/tests/cuda_golden_test kernel_bench=build/dev/bench/kernel_bench facet=build/dev/bin/facet
+  nccl=build/dev/tests/fake_nccl_communicator_test
 else
   programs=build/gpu/programs
   if [[ -f build/gpu/carry/programs.tar.gz ]]; then
@@ -32,6 +33,7 @@ else
   fi
   conformance=$programs/cuda_conformance_test attention=$programs/cuda_attention_test
   parity=$programs/cuda_golden_test kernel_bench=$programs/kernel_bench facet=$programs/facet
+  nccl=$programs/nccl_communicator_device_test
 fi
 mkdir -p "$out"
 rm -f "$out"/*.log "$results" "$out/report.md"
@@ -118,18 +120,19 @@ tests() {
 
 # --- a: device -------------------------------------------------------------------------------------------
 
-for program in "$conformance" "$attention" "$parity" "$kernel_bench" "$facet"; do
+for program in "$conformance" "$attention" "$parity" "$kernel_bench" "$nccl" "$facet"; do
   if [[ ! -x $program ]]; then
     echo "run.sh: $program is missing: 'make gpu' builds build/gpu/carry/programs.tar.gz, 'make check' what --emulated needs"
     exit 2
   fi
 done
-# The library of PyTorch's wheels, where the toolkit's is not in the loader's path.
+# The libraries of PyTorch's wheels, where the toolkit's are not in the loader's path.
 for library in /usr/local/cuda/lib64 $(python3 -c '
 import glob, importlib.util
 spec = importlib.util.find_spec("nvidia")
 for path in (spec.submodule_search_locations if spec else []):
-    print(*{f.rsplit("/", 1)[0] for f in glob.glob(path + "/*/lib/libcublasLt.so.*")})' 2>/dev/null); do
+    for name in "libcublasLt.so.*", "libnccl.so.2":
+        print(*{f.rsplit("/", 1)[0] for f in glob.glob(path + "/*/lib/" + name)})' 2>/dev/null); do
   if [[ -d $library ]]; then LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$library; fi
 done
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}
@@ -162,6 +165,16 @@ else
   tests conformance 90 conformance.log "$conformance"
   tests "conformance of attention" 60 conformance.log "$attention"
   tests parity 120 parity.log "$parity"
+fi
+
+# Ranks are processes that share the GPU: two, and three for less, as they take turns on it.
+if [[ $mode == emulated ]]; then
+  tests "NCCL's communicator" 60 nccl.log "$nccl" --gtest_filter='*EveryBlock*/1:*AllGather*/2'
+elif ! python3 -c 'import ctypes; ctypes.CDLL("libnccl.so.2")' 2>/dev/null; then
+  record "NCCL's communicator" skipped 0 "no libnccl.so.2 that can be opened"
+else
+  tests "NCCL's communicator" 120 nccl.log "$nccl" \
+    --gtest_filter='*/1:*EveryBlock*/2:*AllGather*/2:*Vanishes*/2:-*RanksThatDisagree*'
 fi
 
 # --- d: kernels beside their ceilings --------------------------------------------------------------------

@@ -1,5 +1,6 @@
 // What expert parallelism needs of the ranks' connection: blocks to and from every rank, and a
-// clear end when a rank fails. Peers: local (threads of one process), gloo (processes over TCP).
+// clear end when a rank fails. Peers: local (threads of one process), gloo (processes over TCP),
+// nccl (GPUs).
 //
 //   FACET_RETURN_IF_ERROR(comm.Dispatch(send, recv));  // Starts; blocks travel from here …
 //   dense path of the layer                            // … while the caller computes,
@@ -13,8 +14,8 @@
 //                                     └────────────────────────────────────────┘
 //
 // How many rows of a block mean something is written in the block (rank_blocks.h), so that no host
-// has to know before the experts run. A peer on a GPU fits behind this: Dispatch enqueues on the
-// backend's stream, Await makes the stream wait, and a fault shows at a later call.
+// has to know before the experts run. The peer on GPUs (nccl_communicator.h) enqueues on a stream,
+// whose order then does what Await's return says here; a fault shows at a later call.
 //
 // Steps. Before each step the ranks agree that all are there and what each brings, beside the data
 // path. A rank without work need not ask: it sleeps until another one calls.
