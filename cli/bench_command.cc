@@ -17,6 +17,9 @@ void PrintTable(const EngineBenchOptions& options, const EngineBenchReport& repo
   std::printf("%s  %s, --threads %d, prompt %d, output %d; loaded in %.1f s\n",
               options.model.c_str(), report.numerics_id.c_str(), options.threads, options.prompt,
               options.output, report.load_seconds);
+  if (report.numerics_id.find("/fast-") != std::string::npos) {
+    std::printf("kernels fast: bits change with batch and chunk\n");
+  }
   std::printf("product ceiling %.0f GFLOP/s; weights: GB that one decode step reads\n",
               report.gemm_gflops);
   std::printf("%5s  %9s %9s %9s  %9s %9s  %8s %9s %7s %7s  %9s\n", "batch", "prefill", "decode",
@@ -119,6 +122,8 @@ void AddBenchCommand(CLI::App& app) {
   engine->add_option("--dtype", options->dtype, "bf16 or f32");
   engine->add_option("--device", options->device, "cpu or cuda:N")->default_str("cpu");
   engine->add_option("--cpu-tier", options->cpu_tier, "scalar, avx2 or avx512");
+  engine->add_option("--kernels", options->kernels, "exact, or fast: cuBLASLt, no equal bits")
+      ->default_str("exact");
   engine->add_option("--threads", options->threads, "Default: all cores");
   engine->add_option("--batch", options->batches, "Requests at once; several: 1,100")
       ->delimiter(',');

@@ -154,8 +154,10 @@ StatusOr<EngineBenchRun> RunOnce(const EngineBenchOptions& options,
 
 StatusOr<EngineBenchReport> RunEngineBench(const EngineBenchOptions& options) {
   FACET_RETURN_IF_ERROR(CheckOptions(options));
-  const kernels::BackendChoice choice{
-      .device = options.device, .cpu_tier = options.cpu_tier, .threads = options.threads};
+  const kernels::BackendChoice choice{.device = options.device,
+                                      .cpu_tier = options.cpu_tier,
+                                      .threads = options.threads,
+                                      .kernels = options.kernels};
   kernels::OpenedBackend opened = kernels::OpenBackend(choice);
   if (opened.backend == nullptr) return InvalidArgument(opened.error);
   // Its own, because the executor's is busy with the model.

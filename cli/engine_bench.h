@@ -15,6 +15,7 @@ struct EngineBenchOptions {
   std::string dtype = "bf16";
   std::string device;              // "cpu" or "cuda:N".
   std::string cpu_tier;            // Empty: the best there is.
+  std::string kernels;             // "exact" (or empty) or "fast".
   int threads = 0;                 // 0: all cores.
   std::vector<int> batches = {1};  // Requests at once; each in turn on the model loaded once.
   int prompt = 128;

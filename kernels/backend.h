@@ -70,6 +70,9 @@ class Backend {
   // "reference", "cpu/avx512": the first part of the numerics id (design.md 4).
   virtual std::string name() const = 0;
 
+  // The last part of it: "exact-1", or "fast-1", which promises no equal bits.
+  virtual std::string kernel_table() const { return "exact-1"; }
+
   // Whether ops, Pack and KeepTable read host memory in place; a device copies it.
   virtual bool ReadsHostMemory() const { return true; }
 

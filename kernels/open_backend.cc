@@ -12,6 +12,7 @@ namespace facet::kernels {
 namespace {
 
 OpenedBackend OpenCpuBackend(const BackendChoice& choice) {
+  if (choice.kernels == "fast") return {.error = "kernels is fast; the cpu has exact only"};
   CpuTier tier = BestCpuTier();
   if (!choice.cpu_tier.empty()) {
     const std::optional<CpuTier> wanted = ParseCpuTier(choice.cpu_tier);
@@ -33,6 +34,9 @@ OpenedBackend OpenCpuBackend(const BackendChoice& choice) {
 
 OpenedBackend OpenBackend(const BackendChoice& choice) {
   constexpr std::string_view kCuda = "cuda:";
+  if (!choice.kernels.empty() && choice.kernels != "exact" && choice.kernels != "fast") {
+    return {.error = "kernels is " + choice.kernels + "; exact and fast exist"};
+  }
   const std::string_view device = choice.device;
   if (device.empty() || device == "cpu") return OpenCpuBackend(choice);
   int number = -1;

@@ -324,6 +324,7 @@ Status CheckPool(const v1::PoolConfig& pool,
   FACET_RETURN_IF_ERROR(CheckChoice(path + ".dtype", pool.dtype(), {"bf16", "f32"}));
   FACET_RETURN_IF_ERROR(
       CheckChoice(path + ".cpu_tier", pool.cpu_tier(), {"", "scalar", "avx2", "avx512"}));
+  FACET_RETURN_IF_ERROR(CheckChoice(path + ".kernels", pool.kernels(), {"", "exact", "fast"}));
   if (pool.workers_size() == 0) return InvalidArgument(path, ".workers is empty");
   if (pool.has_expert_group()) {
     FACET_RETURN_IF_ERROR(CheckExpertGroup(pool, path + ".expert_group", addresses));

@@ -35,8 +35,10 @@ namespace facet::worker {
 namespace {
 
 StatusOr<std::unique_ptr<kernels::Backend>> MakeBackend(const facet::v1::PoolConfig& pool) {
-  kernels::OpenedBackend opened = kernels::OpenBackend(
-      {.device = pool.device(), .cpu_tier = pool.cpu_tier(), .threads = pool.threads()});
+  kernels::OpenedBackend opened = kernels::OpenBackend({.device = pool.device(),
+                                                        .cpu_tier = pool.cpu_tier(),
+                                                        .threads = pool.threads(),
+                                                        .kernels = pool.kernels()});
   if (opened.backend == nullptr) return InvalidArgument(opened.error);
   return std::move(opened.backend);
 }

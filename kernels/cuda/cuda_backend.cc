@@ -87,6 +87,10 @@ std::string CudaBackend::name() const {
   return "cuda/sm" + std::to_string(info_.compute_capability);
 }
 
+std::string CudaBackend::kernel_table() const {
+  return options_.cublas_lt == nullptr ? "exact-1" : "fast-1";
+}
+
 MemoryOffer CudaBackend::Memory() const {
   size_t free_bytes = 0;
   size_t total_bytes = 0;

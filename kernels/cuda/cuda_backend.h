@@ -1,11 +1,12 @@
-// The ops on one NVIDIA GPU (compute capability 8.0 and up): our own kernels only, the "exact"
-// table of design.md 4.
+// The ops on one NVIDIA GPU (compute capability 8.0 and up). The `exact` kernel table is our own
+// kernels only; `fast` gives whole matrices by many rows to cuBLASLt (fast_products.cu) and
+// promises no bits.
 //
 // Everything is enqueued on one stream; CopyToHost waits for it, and StepInFlight::Wait for its own
-// step. Bits depend on the architecture and nothing else: each sum over k runs in one order that
-// the shape of the weight gives, whatever the number of tokens (linear.cuh), and attention cuts its
-// sums at absolute positions (attention.cu). bfloat16 only: a float32 model is refused by
-// Supports().
+// step. Bits of `exact` depend on the architecture and nothing else: each sum over k runs in one
+// order that the shape of the weight gives, whatever the number of tokens (linear.cuh), and
+// attention cuts its sums at absolute positions (attention.cu). bfloat16 only: a float32 model is
+// refused by Supports().
 //
 // Launches overlap (programmatic dependent launch): a kernel may begin before the launch before it
 // has ended, so each of its threads calls GridDependencyWait before it reads or writes anything but
@@ -30,9 +31,15 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/cublas_lt.h"
 #include "kernels/cuda/graph_cache.h"
 
 namespace facet::kernels {
+
+template <typename Epilogue>
+struct DenseWork;
+struct StoreRounded;
+struct StoreGatedGelu;
 
 // What a device can do; found once at construction.
 struct CudaDeviceInfo {
@@ -47,6 +54,9 @@ struct CudaOptions {
   int device = 0;
   // Tables of which a step reads a few rows per token stay in pinned host memory (E4B: 5.6 GB).
   bool tables_on_host = false;
+  // The `fast` kernel table, for products of at least so many rows; null: `exact`.
+  std::shared_ptr<CublasLt> cublas_lt;
+  int64_t fast_rows_min = 1024;
   // Steps that come again are replayed as CUDA graphs.
   bool record_steps = true;
   // For tests: asked before a recording is played, with the graph that the same calls make now;
@@ -64,6 +74,7 @@ class CudaBackend final : public Backend {
   ~CudaBackend() override;
 
   std::string name() const override;
+  std::string kernel_table() const override;
 
   const CudaDeviceInfo& info() const { return info_; }
 
@@ -100,7 +111,18 @@ class CudaBackend final : public Backend {
  private:
   // Device memory that ops of one step use between their launches, one piece for each purpose.
   // A piece grows when asked for more and keeps its address otherwise.
-  enum class Scratch { kNormed, kProjected, kPartials, kCounters, kRouting, kSampling, kNum };
+  enum class Scratch {
+    kNormed,
+    kProjected,
+    kPartials,
+    kCounters,
+    kRouting,
+    kSampling,
+    kUnpacked,
+    kGateAndUp,
+    kWorkspace,
+    kNum
+  };
 
   void DoEmbed(const EmbedArgs& args) override;
   void DoPleInputs(const PleInputsArgs& args) override;
@@ -121,6 +143,28 @@ class CudaBackend final : public Backend {
   void DoKeepRows(const KeepRowsArgs& args) override;
   void DoHead(const HeadArgs& args) override;
   void DoSample(const SampleArgs& args) override;
+
+  // Products of whole matrices, by the kernel table's choice; what names the op.
+  void Linear(const char* what, const DenseWork<StoreRounded>& work);
+  void GatedLinear(const char* what, const DenseWork<StoreGatedGelu>& work);
+
+  // Whether a product of so many rows is cuBLASLt's.
+  bool IsFast(int64_t num_rows) const;
+
+  // Rows of a row-major activation.
+  struct FastInput {
+    const Bf16* base = nullptr;
+    int64_t num_rows = 0;
+    int64_t cols = 0;
+  };
+
+  // out = x weight^T, rounded; its rows are stride elements apart.
+  void FastProduct(const char* what,
+                   const FastInput& x,
+                   const uint4* weight,
+                   int64_t num_outputs,
+                   Bf16* out,
+                   int64_t stride);
 
   // Zeroed when it is made; at least bytes long.
   template <typename T>

@@ -119,7 +119,7 @@ void CudaBackend::DoPleInputs(const PleInputsArgs& args) {
   auto work = MakeDenseWork("PleInputs", args.hidden.raw(), num_tokens, args.projection.cols,
                             StoreRounded{context, width});
   work.weights[0] = ViewOf(args.projection);
-  Check(LaunchLinear(work, info_.num_sms, stream_), "PleInputs projection");
+  Linear("PleInputs projection", work);
 
   const PleInputsKernelArgs kernel_args = {.ids = args.ids.as<int32_t>(),
                                            .table = args.table.raw(),

@@ -32,7 +32,7 @@ void CudaBackend::DoNormGateUp(const NormGateUpArgs& args) {
                             StoreGatedGelu{args.act.as<Bf16>(), args.gate.rows});
   work.weights[0] = ViewOf(args.gate);
   work.weights[1] = ViewOf(args.up);
-  Check(LaunchGatedGelu(work, info_.num_sms, stream_), "NormGateUp");
+  GatedLinear("NormGateUp", work);
 }
 
 void CudaBackend::DoMlpDown(const MlpDownArgs& args) {
@@ -40,7 +40,7 @@ void CudaBackend::DoMlpDown(const MlpDownArgs& args) {
   auto work = MakeDenseWork("MlpDown", args.act.raw(), num_tokens, args.weight.cols,
                             StoreRounded{args.out.as<Bf16>(), args.weight.rows});
   work.weights[0] = ViewOf(args.weight);
-  Check(LaunchLinear(work, info_.num_sms, stream_), "MlpDown");
+  Linear("MlpDown", work);
   if (args.finish_hidden.empty()) return;
   Check(LaunchAddBranch({.hidden = args.finish_hidden.as<Bf16>(),
                          .branch = args.out.as<Bf16>(),

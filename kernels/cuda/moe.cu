@@ -429,7 +429,7 @@ void CudaBackend::DoMoeUp(const MoeUpArgs& args) {
                              StoreGatedGelu{args.dense_act.as<Bf16>(), args.dense_gate.rows});
   dense.weights[0] = ViewOf(args.dense_gate);
   dense.weights[1] = ViewOf(args.dense_up);
-  Check(LaunchGatedGelu(dense, info_.num_sms, stream_), "MoeUp dense");
+  GatedLinear("MoeUp dense", dense);
 }
 
 void CudaBackend::DoMoeDown(const MoeDownArgs& args) {
@@ -454,7 +454,7 @@ void CudaBackend::DoMoeDown(const MoeDownArgs& args) {
   auto dense = MakeDenseWork("MoeDown", args.dense_act.raw(), num_tokens, args.dense_down.cols,
                              StoreRounded{args.dense_out.as<Bf16>(), hidden});
   dense.weights[0] = ViewOf(args.dense_down);
-  Check(LaunchLinear(dense, info_.num_sms, stream_), "MoeDown dense");
+  Linear("MoeDown dense", dense);
 }
 
 void CudaBackend::DoMoeCombine(const MoeCombineArgs& args) {

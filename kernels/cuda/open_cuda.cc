@@ -7,8 +7,14 @@ OpenedBackend OpenCudaBackend(const BackendChoice& choice, int device) {
   CudaDeviceInfo info;
   const std::string problem = CudaBackend::Probe(device, info);
   if (!problem.empty()) return {.error = problem};
-  return {.backend = std::make_unique<CudaBackend>(
-              CudaOptions{.device = device, .tables_on_host = choice.tables_on_host})};
+  CudaOptions options{.device = device, .tables_on_host = choice.tables_on_host};
+  if (choice.kernels == "fast") {
+    std::string why;
+    options.cublas_lt = CublasLt::Open(choice.cublas_lt, why);
+    if (options.cublas_lt == nullptr)
+      return {.error = "kernels is fast, which needs cuBLASLt: " + why};
+  }
+  return {.backend = std::make_unique<CudaBackend>(options)};
 }
 
 }  // namespace facet::kernels

@@ -53,7 +53,7 @@ void CudaBackend::DoPleInject(const PleInjectArgs& args) {
   auto projection =
       MakeDenseWork("PleInject projection", g, num_tokens, ple_size, StoreRounded{projected, cols});
   projection.weights[0] = ViewOf(args.projection);
-  Check(LaunchLinear(projection, info_.num_sms, stream_), "PleInject projection");
+  Linear("PleInject projection", projection);
 
   Check(LaunchAddBranch({.hidden = args.hidden.as<Bf16>(),
                          .branch = projected,

@@ -71,14 +71,14 @@ void CudaBackend::DoNormQkv(const NormQkvArgs& args) {
                        stream_),
         "NormQkv norm");
   work.input.base = normed;
-  Check(LaunchLinear(work, info_.num_sms, stream_), "NormQkv");
+  Linear("NormQkv", work);
 }
 
 void CudaBackend::DoOutputProj(const OutputProjArgs& args) {
   auto work = MakeDenseWork("OutputProj", args.attention.raw(), args.attention.dim(0),
                             args.weight.cols, StoreRounded{args.out.as<Bf16>(), args.weight.rows});
   work.weights[0] = ViewOf(args.weight);
-  Check(LaunchLinear(work, info_.num_sms, stream_), "OutputProj");
+  Linear("OutputProj", work);
 }
 
 }  // namespace facet::kernels

@@ -15,6 +15,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/linear.cuh"
 #include "kernels/reference/reference_backend.h"
+#include "tests/conformance/fast_library.h"
 
 namespace facet::kernels {
 namespace {
@@ -309,6 +310,18 @@ class CudaLinearTest : public testing::TestWithParam<std::tuple<OpCase, Shape>> 
     return std::get<0>(GetParam()).op(machine);
   }
 
+  static void ExpectNear(const std::vector<Output>& want, const std::vector<Output>& got) {
+    for (size_t o = 0; o < want.size(); ++o) {
+      float scale = 1e-3F;
+      for (const float value : want[o].values) scale = std::max(scale, std::abs(value));
+      for (size_t i = 0; i < want[o].values.size(); ++i) {
+        ASSERT_NEAR(got[o].values[i], want[o].values[i], scale * 2.5F / 256)
+            << want[o].name << ", output " << o << ", token " << i / want[o].width << " of "
+            << want[o].values.size() / want[o].width << ", column " << i % want[o].width;
+      }
+    }
+  }
+
   Inputs inputs_;
   ReferenceBackend reference_;
   CudaBackend cuda_;
@@ -316,18 +329,22 @@ class CudaLinearTest : public testing::TestWithParam<std::tuple<OpCase, Shape>> 
 
 TEST_P(CudaLinearTest, AgreesWithTheReference) {
   for (const int64_t num_tokens : {1, 3, 8, 17, 64, 65, 130}) {
-    const std::vector<Output> want = Run(reference_, 0, num_tokens);
-    const std::vector<Output> got = Run(cuda_, 0, num_tokens);
-    for (size_t o = 0; o < want.size(); ++o) {
-      float scale = 1e-3F;
-      for (const float value : want[o].values) scale = std::max(scale, std::abs(value));
-      for (size_t i = 0; i < want[o].values.size(); ++i) {
-        ASSERT_NEAR(got[o].values[i], want[o].values[i], scale * 2.5F / 256)
-            << want[o].name << ", output " << o << ", token " << i / want[o].width << " of "
-            << num_tokens << ", column " << i % want[o].width;
-      }
-    }
+    ExpectNear(Run(reference_, 0, num_tokens), Run(cuda_, 0, num_tokens));
   }
+}
+
+// The fast table; what the products add up is float32 there as well.
+TEST_P(CudaLinearTest, AgreesWithTheReferenceWhereProductsAreCublasLts) {
+  const std::shared_ptr<CublasLt> library = FastLibrary();
+  CudaBackend fast(CudaOptions{.cublas_lt = library, .fast_rows_min = 65});
+  const std::vector<Output> few = Run(fast, 0, 64);
+  EXPECT_EQ(library->num_products(), 0);
+  ExpectNear(Run(reference_, 0, 64), few);
+  for (const int64_t num_tokens : {65, 130}) {
+    ExpectNear(Run(reference_, 0, num_tokens), Run(fast, 0, num_tokens));
+  }
+  const std::string op = std::get<0>(GetParam()).name;
+  EXPECT_EQ(library->num_products() == 0, op == "Embed" || op == "Head");
 }
 
 TEST_P(CudaLinearTest, GivesATokenTheSameBitsInEveryBatch) {

@@ -1,5 +1,6 @@
 #include "base/check.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "tests/conformance/fast_library.h"
 #include "tests/conformance/peers.h"
 
 namespace facet::kernels {
@@ -10,11 +11,21 @@ std::vector<Peer> Peers() {
   const std::string problem = CudaBackend::Probe(0, info);
   // Without a device there would be no cases, and no case would fail.
   FACET_CHECK(problem.empty()) << problem;
-  return {{.name = "cuda",
-           .make = [] { return std::make_unique<CudaBackend>(CudaOptions()); },
-           .dtypes = {DType::kBf16},
-           .reads_host_memory = false,
-           .width_unit = 8}};
+  const Peer exact{.name = "cuda",
+                   .make = [] { return std::make_unique<CudaBackend>(CudaOptions()); },
+                   .dtypes = {DType::kBf16},
+                   .reads_host_memory = false,
+                   .width_unit = 8};
+  const std::shared_ptr<CublasLt> library = FastLibrary();
+  if (library == nullptr) return {exact};
+  // All products that can be cuBLASLt's are; other kernels were tried above.
+  Peer fast = exact;
+  fast.name = "cuda_fast";
+  fast.make = [library] {
+    return std::make_unique<CudaBackend>(CudaOptions{.cublas_lt = library, .fast_rows_min = 1});
+  };
+  fast.num_seeds = 2;
+  return {exact, fast};
 }
 
 }  // namespace facet::kernels

@@ -114,7 +114,8 @@ StatusOr<std::unique_ptr<ModelExecutor>> ModelExecutor::Create(
   Gemma4Weights weights = *std::move(loaded);
   const std::string digest = weights.checkpoint.LayoutDigest();
   const char* dtype = kernels::NameOf(options.dtype);
-  const std::string numerics_id = StrCat(backend->name(), "/", dtype, "/", dtype, "/exact-1");
+  const std::string numerics_id =
+      StrCat(backend->name(), "/", dtype, "/", dtype, "/", backend->kernel_table());
   auto executor = std::unique_ptr<ModelExecutor>(
       new ModelExecutor(std::move(backend),
                         {.kv = layout,

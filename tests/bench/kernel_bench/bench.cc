@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "base/math.h"
-#include "tests/bench/kernel_bench/cublas_lt.h"
 #include "tests/bench/kernel_bench/stream_read.h"
 
 namespace facet::bench {
@@ -313,23 +312,23 @@ void Bench::MeasureCeilings() {
     PrintCeiling("read", ceilings_.read_gbps, "GB/s", "read by a kernel");
   }
   std::string why;
-  const std::unique_ptr<CublasLt> lt = options_.check ? nullptr : CublasLt::Open(why);
+  const std::unique_ptr<kernels::CublasLt> lt =
+      options_.check ? nullptr : kernels::CublasLt::Open("", why);
   constexpr int64_t kSize = 8192;
-  constexpr int64_t kWorkspaceBytes = int64_t{64} << 20;
   if (lt != nullptr) {
     const Buffer a = RandomValues(kSize * kSize);
     const Buffer b = RandomValues(kSize * kSize);
-    const Buffer workspace = backend_.Allocate(kWorkspaceBytes);
-    const Product product{.a = a.data(),
-                          .b = b.data(),
-                          .c = Output(DType::kBf16, {kSize, kSize}).raw(),
-                          .m = kSize,
-                          .n = kSize,
-                          .k = kSize};
-    if (!lt->Prepare(product, kWorkspaceBytes)) why = "cuBLASLt has no algorithm";
+    const Buffer workspace = backend_.Allocate(kernels::CublasLt::kWorkspaceBytes);
+    const kernels::Product product{.a = a.data(),
+                                   .b = b.data(),
+                                   .c = Output(DType::kBf16, {kSize, kSize}).raw(),
+                                   .m = kSize,
+                                   .n = kSize,
+                                   .k = kSize};
+    if (!lt->Enqueue(product, workspace.data(), stream())) why = "cuBLASLt refuses it";
     if (why.empty()) {
       const Timing timing = Time(Replay::kCalls, 1, [&](int) {
-        FACET_CHECK(lt->Enqueue(workspace.data(), stream())) << "cublasLtMatmul";
+        FACET_CHECK(lt->Enqueue(product, workspace.data(), stream())) << "cublasLtMatmul";
       });
       FACET_CHECK_EQ(CountNotFinite(), 0);
       ceilings_.product_tflops = 2.0 * kSize * kSize * kSize / timing.median_us * 1e-6;

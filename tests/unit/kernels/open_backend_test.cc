@@ -1,0 +1,35 @@
+// Which backend a choice of words opens, with CUDA on the emulator.
+#include "kernels/open_backend.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace facet::kernels {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+
+TEST(OpenBackendTest, KernelTablesHaveNamesThatDevicesKnow) {
+  EXPECT_EQ(OpenBackend({.device = "cpu", .kernels = "exact"}).backend->kernel_table(), "exact-1");
+  EXPECT_EQ(OpenBackend({.device = "cuda:0"}).backend->kernel_table(), "exact-1");
+  EXPECT_EQ(OpenBackend({.device = "cpu", .kernels = "fast"}).error,
+            "kernels is fast; the cpu has exact only");
+  EXPECT_EQ(OpenBackend({.device = "cuda:0", .kernels = "quick"}).error,
+            "kernels is quick; exact and fast exist");
+}
+
+TEST(OpenBackendTest, FastNeedsCublasLt) {
+  const OpenedBackend without = OpenBackend(
+      {.device = "cuda:0", .kernels = "fast", .cublas_lt = "/nowhere/libcublasLt.so.13"});
+  EXPECT_EQ(without.backend, nullptr);
+  EXPECT_THAT(without.error, AllOf(HasSubstr("kernels is fast"), HasSubstr("cuBLASLt"),
+                                   HasSubstr("/nowhere/libcublasLt.so.13")));
+  const OpenedBackend with =
+      OpenBackend({.device = "cuda:0", .kernels = "fast", .cublas_lt = FAKE_CUBLAS_LT});
+  ASSERT_NE(with.backend, nullptr) << with.error;
+  EXPECT_EQ(with.backend->kernel_table(), "fast-1");
+}
+
+}  // namespace
+}  // namespace facet::kernels
