@@ -302,6 +302,9 @@ void World::ExpectNotice(Process& victim, bool only_its_link) {
   const int64_t group = victim.group();
   if (group < 0) return;
   events_.After(kNoticeNs, [this, &victim, only_its_link, since_ns, group] {
+    // In their last step ranks may have lost the hub in good order; then deadlines tell.
+    const auto& headers = groups_[group].headers;
+    if (!headers.empty() && headers.rbegin()->second.all_leaving()) return;
     Process& zero = *groups_[group].members[0];
     // Held-up words of a rank that stands still sound like life when its link heals.
     const bool lasts =
