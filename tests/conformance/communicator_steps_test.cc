@@ -29,7 +29,7 @@ StepWish WishOf(int64_t step, int32_t rank) {
 
 // Nothing if this rank got the header that everybody is to have.
 std::string WantHeader(const StatusOr<StepHeader>& header, int64_t step, int32_t num_ranks) {
-  SAY_IF_ERROR(header.status());
+  if (!header.ok()) return MessageOf(header.status());
   StepHeader want = {.step = step};
   for (int32_t rank = 0; rank < num_ranks; ++rank) want.ranks.push_back(WishOf(step, rank));
   return *header == want ? "" : StrCat("the header of step ", step, " is wrong");
@@ -74,7 +74,7 @@ TEST_P(CommunicatorStepsTest, AThousandStepsHaveOneHeaderOnAllRanks) {
     SAY_IF_ERROR(comm.status());
     for (int64_t step = 0; step < 1000; ++step) {
       const auto header = (*comm)->Agree(WishOf(step, seat.rank()), kPatience);
-      const std::string wrong = WantHeader(header, step, seat.num_ranks());
+      std::string wrong = WantHeader(header, step, seat.num_ranks());
       if (!wrong.empty()) return wrong;
     }
     return "";
@@ -130,7 +130,7 @@ TEST_P(CommunicatorStepsTest, RanksMayComeToAStepLate) {
     for (int64_t step = 0; step < 4; ++step) {
       if (seat.rank() == step) absl::SleepFor(absl::Milliseconds(300));
       const auto header = (*comm)->Agree(WishOf(step, seat.rank()), kPatience);
-      const std::string wrong = WantHeader(header, step, seat.num_ranks());
+      std::string wrong = WantHeader(header, step, seat.num_ranks());
       if (!wrong.empty()) return wrong;
     }
     return "";
@@ -158,8 +158,8 @@ TEST_P(CommunicatorStepsTest, ARankThatNeverComesToAStepIsNamedAtTheDeadline) {
       const double seconds = SecondsSince(start_ns);
       if (seconds > kSoonSeconds) return StrCat("took ", seconds, " s");
     }
-    const std::string wrong = WantEnd(end, absl::StatusCode::kDeadlineExceeded,
-                                      seat.num_ranks() - 1, 7, "not ready for step 1");
+    std::string wrong = WantEnd(end, absl::StatusCode::kDeadlineExceeded, seat.num_ranks() - 1, 7,
+                                "not ready for step 1");
     if (!wrong.empty()) return wrong;
     if ((*comm)->status() != end) return "another end";
     return (*comm)->Agree({}, kPatience).status() == end ? "" : "another end at the next call";
