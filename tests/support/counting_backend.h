@@ -65,9 +65,13 @@ class CountingBackend final : public kernels::HostBackend {
 
   void DoMoeUnpack(const kernels::MoeUnpackArgs& args) override { inner_->MoeUnpack(args); }
 
-  void DoMoeSliceSums(const kernels::MoeSliceSumsArgs& args) override { inner_->MoeSliceSums(args); }
+  void DoMoeSliceSums(const kernels::MoeSliceSumsArgs& args) override {
+    inner_->MoeSliceSums(args);
+  }
 
-  void DoMoeCombineSlices(const kernels::MoeCombineSlicesArgs& args) override { inner_->MoeCombineSlices(args); }
+  void DoMoeCombineSlices(const kernels::MoeCombineSlicesArgs& args) override {
+    inner_->MoeCombineSlices(args);
+  }
 
   void DoPleInject(const kernels::PleInjectArgs& args) override { inner_->PleInject(args); }
 

@@ -98,7 +98,7 @@ class ExpertRank {
               int64_t rank_tokens_max) {
     if (exchange_) FACET_RETURN_IF_ERROR(exchange_->BeginStep(rank_tokens_max, kRankPatience));
     backend_->BeginStep();
-    const Status status = Forward(sequences, chunk_tokens);
+    Status status = Forward(sequences, chunk_tokens);
     backend_->EndStep()->Wait();
     return status;
   }
