@@ -89,6 +89,7 @@ Status RunCanary(Executor& executor, int32_t bos_id) {
   row.slot_state = SlotState{.sampling = {.temperature = 0}, .prompt_tokens = 1};
   batch.rows.push_back(std::move(row));
   const StepResult result = executor.Await(executor.Submit(batch));
+  FACET_RETURN_IF_ERROR(result.status);
   if (result.rows[0].finite) return absl::OkStatus();
   return Internal("the first step gave logits that are not finite: are the weights damaged?");
 }
