@@ -5,6 +5,7 @@ usage: generate_metrics.py METRICS_YAML OUTPUT_HEADER
 Only the standard library, since the build runs this on a bare machine.
 """
 
+import pathlib
 import re
 import sys
 
@@ -17,8 +18,7 @@ def parse(path):
     """The sets in order: {set name: [{key: value}]}. Refuses every shape but the one in use."""
     sets = {}
     current = None
-    for number, line in enumerate(open(path, encoding="utf-8"), 1):
-        line = line.rstrip("\n")
+    for number, line in enumerate(pathlib.Path(path).read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         if match := re.fullmatch(r"(\w+):", line):
