@@ -58,6 +58,10 @@ class LocalRendezvous::Group {
     return StatusOf(*fault);
   }
 
+  bool InTransfer() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    return std::any_of(posts.begin(), posts.end(), [](const Post& p) { return p.open; });
+  }
+
   // A rank that has left; -1: none has.
   int32_t FirstLeft() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     const auto left =
@@ -169,12 +173,15 @@ class LocalCommunicator : public Communicator {
     std::vector<bool> taken(num_ranks());
     const Group::Post& mine = group_->posts[rank()];
     while (true) {
-      if (group_->fault) return StatusOf(*group_->fault);
+      const bool has_all = std::find(taken.begin(), taken.end(), false) == taken.end();
+      // Whole, whatever came after.
+      if (has_all && mine.num_taken == num_ranks()) return absl::OkStatus();
       int32_t missing = -1;  // A rank that has not come.
       bool progress = false;
-      for (int32_t from = 0; from < num_ranks() && !group_->fault; ++from) {
+      for (int32_t from = 0; from < num_ranks(); ++from) {
         if (taken[from]) continue;
-        if (group_->posts[from].transfer.number == transfer.number) {
+        const Group::Post& post = group_->posts[from];
+        if (post.open && post.transfer.number == transfer.number) {
           FACET_RETURN_IF_ERROR(Take(transfer, from));
           taken[from] = true;
           progress = true;
@@ -183,7 +190,7 @@ class LocalCommunicator : public Communicator {
         }
       }
       if (progress) continue;  // The lock was given up: look again.
-      if (missing < 0 && mine.num_taken == num_ranks()) return absl::OkStatus();
+      if (group_->fault) return StatusOf(*group_->fault);
       if (missing < 0) missing = RankWithoutMyBlock(transfer.number);
       if (group_->posts[missing].left) {
         return group_->Fail(FaultKind::kLost, missing, "left before " + NameOf(transfer));
@@ -322,7 +329,8 @@ StatusOr<std::shared_ptr<LocalRendezvous::Group>> LocalRendezvous::TakeSeat(int3
     if (latest_->present[rank] && !left && !latest_->fault) {
       return FailedPrecondition("rank ", rank, " of epoch ", latest_->epoch, " is taken");
     }
-    if (left && !latest_->header.all_leaving()) {
+    // Ranks in a transfer see that it left when they next want it: what it has awaited is theirs.
+    if (left && !latest_->header.all_leaving() && !latest_->InTransfer()) {
       (void)latest_->Fail(FaultKind::kLost, rank, "came to the rendezvous anew");
     }
     over = left || latest_->fault;
