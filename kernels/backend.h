@@ -17,6 +17,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/buffer.h"
+#include "kernels/device_stream.h"
 #include "kernels/embedding.h"
 #include "kernels/head.h"
 #include "kernels/keep_rows.h"
@@ -91,6 +92,9 @@ class Backend {
 
   // A copy of a host tensor (f32 or bf16) in device memory, its elements as dtype.
   virtual Buffer Upload(const ConstTensorView& host, DType dtype) = 0;
+
+  // Where ops are enqueued; null if they run on the host. Lives as long as the backend.
+  virtual const DeviceStream* device_stream() const { return nullptr; }
 
   // Whether models with activations and weights of this dtype run here.
   virtual bool Supports(DType) const { return true; }

@@ -91,6 +91,17 @@ std::string CudaBackend::kernel_table() const {
   return options_.cublas_lt == nullptr ? "exact-1" : "fast-1";
 }
 
+void CudaBackend::OwnStream::MakeCurrent() const {
+  Check(cudaSetDevice(backend_.options_.device), "device");
+}
+
+bool CudaBackend::OwnStream::Idle() const {
+  const cudaError_t error = cudaStreamQuery(backend_.stream_);
+  if (error == cudaErrorNotReady) return false;
+  Check(error, "stream");
+  return true;
+}
+
 MemoryOffer CudaBackend::Memory() const {
   size_t free_bytes = 0;
   size_t total_bytes = 0;
@@ -271,8 +282,7 @@ class CudaBackend::CudaStep final : public StepInFlight {
 };
 
 void CudaBackend::BeginStep() {
-  // Of this thread, which may be another than the one that made the backend.
-  Check(cudaSetDevice(options_.device), "device");
+  device_stream_.MakeCurrent();  // This thread may be another than the one that made the backend.
   step_index_ = 1 - step_index_;
   StepPiece& step = steps_[step_index_];
   FACET_CHECK(!step.in_flight) << "two steps in flight already";

@@ -12,8 +12,9 @@
 // has ended, so each of its threads calls GridDependencyWait before it reads or writes anything but
 // packed weights, which EndLoading has waited for. That wait ends when the launch before has ended
 // as a whole; as that one waited too, all earlier ones have, and activations, scratch and counters
-// may be overwritten. Copies, memsets and graphs do not overlap with what is before or behind them,
-// so what was staged and cleared is complete before the first kernel that follows.
+// may be overwritten. Copies, memsets, graphs and transfers of NCCL do not overlap with what is
+// before or behind them, so what was staged, cleared and received is complete before the first
+// kernel that follows.
 //
 // The same class runs in tests without a GPU: kernels and this runtime API are then executed by
 // tests/support/cuda_emulator.
@@ -78,7 +79,9 @@ class CudaBackend final : public Backend {
 
   const CudaDeviceInfo& info() const { return info_; }
 
-  // Where ops are enqueued: a bench puts events around them.
+  const DeviceStream* device_stream() const override { return &device_stream_; }
+
+  // The same as CUDA names it: a bench puts events around ops.
   cudaStream_t stream() const { return stream_; }
 
   bool Supports(DType dtype) const override { return dtype == DType::kBf16; }
@@ -210,6 +213,19 @@ class CudaBackend final : public Backend {
 
   class CudaStep;
 
+  class OwnStream final : public DeviceStream {
+   public:
+    explicit OwnStream(const CudaBackend& backend) : backend_(backend) {}
+
+    void* handle() const override { return backend_.stream_; }
+
+    void MakeCurrent() const override;
+    bool Idle() const override;
+
+   private:
+    const CudaBackend& backend_;
+  };
+
   static Buffer AllocatePinned(int64_t bytes);
   void CopyToDevice(void* device, const void* host, int64_t bytes);
 
@@ -263,6 +279,7 @@ class CudaBackend final : public Backend {
   const CudaOptions options_;
   CudaDeviceInfo info_;
   cudaStream_t stream_ = nullptr;
+  const OwnStream device_stream_{*this};
   std::array<Buffer, static_cast<size_t>(Scratch::kNum)> scratch_;
   int64_t scratch_generation_ = 0;  // Counts changes of address.
   std::map<const ExpertWeights*, ExpertTable> expert_tables_;

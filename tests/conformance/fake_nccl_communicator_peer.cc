@@ -36,12 +36,12 @@ class FakeNcclSeat : public RankSeat {
 
   bool names_late_rank() const override { return false; }
 
-  // A thread cannot die, but its NCCL can.
+  // A thread cannot die, but its NCCL can where it has transferred anything. Else it leaves.
   void Vanish(std::unique_ptr<Communicator> communicator) override {
     FakeNcclSwitches& switches = SwitchesOf(LibraryFor(num_ranks()));
     switches.failing_rank = rank();
     switches.failing_transfer = 0;
-    (void)communicator->Await(absl::Seconds(15));
+    (void)communicator->Synchronize(absl::Seconds(15));
   }
 
  private:

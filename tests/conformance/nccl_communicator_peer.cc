@@ -20,7 +20,7 @@ namespace {
 
 void Check(cudaError_t error) { FACET_CHECK(error == cudaSuccess) << cudaGetErrorString(error); }
 
-class CudaStream : public DeviceStream {
+class CudaStream : public kernels::DeviceStream {
  public:
   CudaStream() { Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
 
@@ -31,10 +31,12 @@ class CudaStream : public DeviceStream {
 
   void* handle() const override { return stream_; }
 
-  StatusOr<bool> Idle() const override {
+  void MakeCurrent() const override { Check(cudaSetDevice(0)); }
+
+  bool Idle() const override {
     const cudaError_t error = cudaStreamQuery(stream_);
     if (error == cudaErrorNotReady) return false;
-    if (error != cudaSuccess) return Internal("the stream: ", cudaGetErrorString(error));
+    Check(error);
     return true;
   }
 

@@ -15,7 +15,8 @@
 //
 // How many rows of a block mean something is written in the block (rank_blocks.h), so that no host
 // has to know before the experts run. The peer on GPUs (nccl_communicator.h) enqueues on a stream,
-// whose order then does what Await's return says here; a fault shows at a later call.
+// whose order then does what Await's return says here; a fault shows at a later call, and at
+// Synchronize at the latest.
 //
 // Steps. Before each step the ranks agree that all are there and what each brings, beside the data
 // path. A rank without work need not ask: it sleeps until another one calls.
@@ -87,6 +88,11 @@ class Communicator {
   Status AllGather(std::span<const std::byte> mine,
                    std::span<std::byte> all,
                    absl::Duration timeout);
+
+  // Waits until all transfers have run, and with them what else was enqueued on their stream; a
+  // host's have when Await returns. To be called once a step, before anything waits for the stream
+  // without a deadline. Errors as Await's.
+  virtual Status Synchronize(absl::Duration /*timeout*/) { return status(); }
 
   // Ready for the next step: waits until every rank is, and returns what all brought, the same on
   // every rank. num_tokens is not negative. Errors as Await's.

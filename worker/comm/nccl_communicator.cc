@@ -39,16 +39,16 @@ struct NcclAddress {
   }
 };
 
-class NcclCommunicatorOfGroup final : public NcclCommunicator {
+class NcclCommunicator final : public Communicator {
  public:
-  NcclCommunicatorOfGroup(const NcclOptions& options, const NcclLibrary& library)
-      : NcclCommunicator(options.control.rank, options.control.num_ranks),
+  NcclCommunicator(const NcclOptions& options, const NcclLibrary& library)
+      : Communicator(options.control.rank, options.control.num_ranks),
         library_(library),
         stream_(*options.stream),
         await_(options.await),
         verdict_timeout_(absl::Milliseconds(options.control.silence_ms) + kVerdict) {}
 
-  ~NcclCommunicatorOfGroup() override {
+  ~NcclCommunicator() override {
     const bool whole = control_ != nullptr && control_->status().ok();
     if (!whole || !DrainStream()) Stop();
     // Before the goodbye, so that nobody is stopped with our blocks on their way.
@@ -125,9 +125,7 @@ class NcclCommunicatorOfGroup final : public NcclCommunicator {
   // Until NCCL has ended its part and done() is true, or the group ends: at the deadline, if not
   // before. Memory of transfers is then no longer written, if the device still does what it is
   // told.
-  Status WaitFor(const std::string& what,
-                 int64_t deadline_ns,
-                 const std::function<StatusOr<bool>()>& done) {
+  Status WaitFor(const std::string& what, int64_t deadline_ns, const std::function<bool()>& done) {
     while (true) {
       if (Status status = control_->status(); !status.ok()) {
         DrainStream();
@@ -136,9 +134,7 @@ class NcclCommunicatorOfGroup final : public NcclCommunicator {
       const auto state = comm_->Progress();
       if (!state.ok()) return Fail(state.status(), what);
       if (*state == NcclComm::State::kDone) {
-        const StatusOr<bool> is_done = done();
-        if (!is_done.ok()) return Fail(is_done.status(), what);
-        if (*is_done) return control_->status();
+        if (done()) return control_->status();
       }
       if (Clock::Real().NowNs() > deadline_ns) {
         Status status = control_->End(
@@ -151,7 +147,7 @@ class NcclCommunicatorOfGroup final : public NcclCommunicator {
     }
   }
 
-  // NCCL or the device failed. Perhaps because another rank did: then the group's word comes soon
+  // NCCL failed. Perhaps because another rank did: then the group's word comes soon
   // and says which.
   Status Fail(const Status& status, const std::string& what) {
     const int64_t deadline_ns = DeadlineAfter(verdict_timeout_);
@@ -166,8 +162,7 @@ class NcclCommunicatorOfGroup final : public NcclCommunicator {
   bool DrainStream() const {
     const int64_t deadline_ns = DeadlineAfter(kDrain);
     while (true) {
-      const StatusOr<bool> idle = stream_.Idle();
-      if (!idle.ok() || *idle) return idle.ok();
+      if (stream_.Idle()) return true;
       if (Clock::Real().NowNs() > deadline_ns) return false;
       absl::SleepFor(kPoll);
     }
@@ -198,7 +193,7 @@ class NcclCommunicatorOfGroup final : public NcclCommunicator {
   }
 
   const NcclLibrary library_;
-  const DeviceStream& stream_;
+  const kernels::DeviceStream& stream_;
   const NcclAwait await_;
   const absl::Duration verdict_timeout_;
   absl::Mutex mutex_;
@@ -210,11 +205,12 @@ class NcclCommunicatorOfGroup final : public NcclCommunicator {
 
 }  // namespace
 
-StatusOr<std::unique_ptr<NcclCommunicator>> FormNccl(const NcclOptions& options,
-                                                     absl::Duration timeout) {
+StatusOr<std::unique_ptr<Communicator>> FormNccl(const NcclOptions& options,
+                                                 absl::Duration timeout) {
   FACET_CHECK(options.stream != nullptr);
+  options.stream->MakeCurrent();
   FACET_ASSIGN_OR_RETURN(const NcclLibrary library, NcclLibrary::Open(options.library));
-  auto communicator = std::make_unique<NcclCommunicatorOfGroup>(options, library);
+  auto communicator = std::make_unique<NcclCommunicator>(options, library);
   FACET_RETURN_IF_ERROR(communicator->Form(options, timeout));
   return communicator;
 }

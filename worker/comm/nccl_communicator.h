@@ -25,8 +25,8 @@
 
 #include "absl/time/time.h"
 #include "base/status.h"
+#include "kernels/device_stream.h"
 #include "worker/comm/communicator.h"
-#include "worker/comm/device_stream.h"
 #include "worker/comm/group_control.h"
 
 namespace facet::worker {
@@ -38,25 +38,15 @@ enum class NcclAwait {
 
 struct NcclOptions {
   GroupControl::Options control;
-  std::string library;                   // A path; empty: libnccl.so.2 in the loader's path.
-  const DeviceStream* stream = nullptr;  // Outlives the communicator.
+  std::string library;  // A path; empty: libnccl.so.2 in the loader's path.
+  const kernels::DeviceStream* stream = nullptr;  // Of the buffers' device; outlives the group.
   NcclAwait await = NcclAwait::kStreamOrder;
 };
 
-class NcclCommunicator : public Communicator {
- public:
-  // Waits on the host until the stream has run everything that was enqueued. DEADLINE_EXCEEDED
-  // ends the group.
-  virtual Status Synchronize(absl::Duration timeout) = 0;
-
- protected:
-  using Communicator::Communicator;
-};
-
-// This rank's end of the group, once all ranks came and NCCL has connected them; the calling
-// thread's CUDA device is the rank's. Errors as GroupControl::Join and NcclLibrary::Open; ABORTED
-// if the ranks' libraries differ.
-StatusOr<std::unique_ptr<NcclCommunicator>> FormNccl(const NcclOptions& options,
-                                                     absl::Duration timeout);
+// This rank's end of the group, once all ranks came and NCCL has connected them. The stream's
+// device is then the calling thread's; it must be that of the threads that start transfers, too.
+// Errors as GroupControl::Join and NcclLibrary::Open; ABORTED if the ranks' libraries differ.
+StatusOr<std::unique_ptr<Communicator>> FormNccl(const NcclOptions& options,
+                                                 absl::Duration timeout);
 
 }  // namespace facet::worker

@@ -312,6 +312,7 @@ struct LaunchShape {
 
 template <typename... Params, typename... Args>
 cudaError_t Launch(const LaunchShape& shape, void (*kernel)(Params...), Args&&... args) {
+  if (!cuda_emulator::IsOfThisDevice(shape.stream)) return cudaErrorInvalidResourceHandle;
   const cuda_emulator::GridShape grid{.grid = shape.grid,
                                       .block = shape.block,
                                       .smem_bytes = shape.smem_bytes,

@@ -1,18 +1,22 @@
-// The runtime calls of cuda_runtime.h. One device, "Emulated GPU". Null streams and blocking copies
-// wait for everything. Calls may come from several threads; one at a time is served, and whoever
-// waits for a stream runs its work.
+// The runtime calls of cuda_runtime.h. Eight devices, "Emulated GPU". Null streams and blocking
+// copies wait for everything on the thread's device. Calls may come from several threads; one at a
+// time is served, and whoever waits for a stream, or asks whether it is idle, runs its work. Where
+// that has come to a transfer which other streams take part in, other threads are served meanwhile.
 #include "tests/support/cuda_emulator/runtime.h"
 
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <map>
 #include <mutex>
 #include <set>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "tests/support/cuda_emulator/scheduler.h"
+#include "tests/support/cuda_emulator/transfer_queue.h"
 
 using facet::cuda_emulator::Enqueue;
 
@@ -31,25 +35,45 @@ struct EmulatedGraphExec {
 
 namespace {
 
+constexpr int kNumDevices = 8;
+
+thread_local int current_device = 0;
 int64_t num_done = 0;
 thread_local int64_t num_done_by_this_thread = 0;
 
+std::recursive_mutex& Driver() {
+  static std::recursive_mutex mutex;
+  return mutex;
+}
+
+using Lock = std::lock_guard<std::recursive_mutex>;
+
 }  // namespace
 
-struct EmulatedStream {
-  std::deque<std::function<void()>> work;
+struct EmulatedStream final : facet::TransferQueue {
+  const int device = current_device;
+  std::deque<std::function<bool()>> work;  // Each is called until it returns true.
   EmulatedGraph* capture = nullptr;
 
-  void RunNext() {
-    const std::function<void()> next = std::move(work.front());
+  // Whether the next piece of work has ended.
+  bool RunNext() {
+    if (!work.front()()) return false;
     work.pop_front();
     ++num_done;
     ++num_done_by_this_thread;
-    next();
+    return true;
   }
 
-  void Drain() {
-    while (!work.empty()) RunNext();
+  bool Idle() {
+    while (!work.empty()) {
+      if (!RunNext()) return false;
+    }
+    return true;
+  }
+
+  void EnqueueTransfer(std::function<bool()> has_ended) override {
+    const Lock lock(Driver());
+    work.push_back(std::move(has_ended));
   }
 };
 
@@ -62,13 +86,6 @@ struct EmulatedEvent {
 
 namespace {
 
-std::recursive_mutex& Driver() {
-  static std::recursive_mutex mutex;
-  return mutex;
-}
-
-using Lock = std::lock_guard<std::recursive_mutex>;
-
 constexpr size_t kDeviceBytes = size_t{8} << 30;
 constexpr size_t kDeviceAlignment = 256;
 
@@ -77,9 +94,34 @@ std::set<EmulatedStream*>& Streams() {
   return streams;
 }
 
-void DrainAll() {
-  const Lock lock(Driver());
-  for (EmulatedStream* stream : Streams()) stream->Drain();
+// Of memory: by the thread that allocated it.
+std::map<void*, int>& Devices() {
+  static std::map<void*, int> devices;
+  return devices;
+}
+
+// Runs streams' work until reached() says so.
+template <typename Reached>
+void RunUntil(const Reached& reached) {
+  while (true) {
+    {
+      const Lock lock(Driver());
+      if (reached()) return;
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
+  }
+}
+
+// Calls then() when all streams of the device are idle, before anything else can come into them.
+template <typename Then>
+void WhenIdle(int device, const Then& then) {
+  RunUntil([&] {
+    for (EmulatedStream* stream : Streams()) {
+      if (stream->device == device && !stream->Idle()) return false;
+    }
+    then();
+    return true;
+  });
 }
 
 template <typename... Values>
@@ -96,6 +138,8 @@ cudaError_t AllocateNan(void** data, size_t bytes) {
     return cudaErrorMemoryAllocation;
   }
   std::memset(*data, 0xff, bytes);
+  const Lock lock(Driver());
+  Devices()[*data] = current_device;
   return cudaSuccess;
 }
 
@@ -104,15 +148,23 @@ cudaError_t AllocateNan(void** data, size_t bytes) {
 namespace facet::cuda_emulator {
 
 void Enqueue(cudaStream_t stream, std::function<void()> work, Description description) {
-  const Lock lock(Driver());
   if (stream == nullptr) {
-    DrainAll();
-    work();
-  } else if (stream->capture != nullptr) {
+    WhenIdle(current_device, work);
+    return;
+  }
+  const Lock lock(Driver());
+  if (stream->capture != nullptr) {
     stream->capture->nodes.push_back({std::move(work), std::move(description)});
   } else {
-    stream->work.push_back(std::move(work));
+    stream->work.push_back([work = std::move(work)] {
+      work();
+      return true;
+    });
   }
+}
+
+bool IsOfThisDevice(cudaStream_t stream) {
+  return stream == nullptr || stream->device == current_device;
 }
 
 bool IsCapturing(cudaStream_t stream) { return stream != nullptr && stream->capture != nullptr; }
@@ -138,11 +190,15 @@ WorkDone CountWorkDone() {
 }  // namespace facet::cuda_emulator
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = kNumDevices;
   return cudaSuccess;
 }
 
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
+cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || device >= kNumDevices) return cudaErrorInvalidDevice;
+  current_device = device;
+  return cudaSuccess;
+}
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
@@ -173,7 +229,15 @@ cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
 cudaError_t cudaMalloc(void** data, size_t bytes) { return AllocateNan(data, bytes); }
 
 cudaError_t cudaFree(void* data) {
-  DrainAll();
+  int device = current_device;
+  {
+    const Lock lock(Driver());
+    if (const auto found = Devices().find(data); found != Devices().end()) {
+      device = found->second;
+      Devices().erase(found);
+    }
+  }
+  WhenIdle(device, [] {});
   std::free(data);
   return cudaSuccess;
 }
@@ -183,9 +247,7 @@ cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) { return Allocate
 cudaError_t cudaFreeHost(void* data) { return cudaFree(data); }
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
-  const Lock lock(Driver());
-  DrainAll();
-  std::memcpy(to, from, bytes);
+  WhenIdle(current_device, [&] { std::memcpy(to, from, bytes); });
   return cudaSuccess;
 }
 
@@ -210,25 +272,26 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  cudaStreamSynchronize(stream);
   const Lock lock(Driver());
-  stream->Drain();
   Streams().erase(stream);
   delete stream;
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  const Lock lock(Driver());
-  if (stream == nullptr) {
-    DrainAll();
-  } else {
-    stream->Drain();
-  }
+  if (stream == nullptr) return cudaDeviceSynchronize();
+  RunUntil([stream] { return stream->Idle(); });
   return cudaSuccess;
 }
 
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  const Lock lock(Driver());
+  return stream->Idle() ? cudaSuccess : cudaErrorNotReady;
+}
+
 cudaError_t cudaDeviceSynchronize() {
-  DrainAll();
+  WhenIdle(current_device, [] {});
   return cudaSuccess;
 }
 
@@ -255,8 +318,12 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 
 // Runs what is before the event and nothing behind it: a host that reads on must wait for more.
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  const Lock lock(Driver());
-  while (event->num_passed < event->num_recorded) event->stream->RunNext();
+  RunUntil([event] {
+    while (event->num_passed < event->num_recorded) {
+      if (!event->stream->RunNext()) return false;
+    }
+    return true;
+  });
   return cudaSuccess;
 }
 
@@ -313,6 +380,10 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "no CUDA-capable device is detected";
     case cudaErrorInvalidDevice:
       return "invalid device ordinal";
+    case cudaErrorInvalidResourceHandle:
+      return "invalid resource handle";
+    case cudaErrorNotReady:
+      return "device not ready";
   }
   return "unknown error";
 }

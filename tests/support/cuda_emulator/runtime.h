@@ -32,6 +32,9 @@ void Describe(const T& value, Description& description) {
 // The description is kept in graphs; outside a capture it may be empty.
 void Enqueue(cudaStream_t stream, std::function<void()> work, Description description = {});
 
+// Whether the calling thread may launch kernels there.
+bool IsOfThisDevice(cudaStream_t stream);
+
 bool IsCapturing(cudaStream_t stream);
 
 // Where the work of a recorded graph and that of another differ; empty if nowhere.

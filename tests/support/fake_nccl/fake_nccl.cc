@@ -34,7 +34,7 @@ struct Part {
   const char* send = nullptr;
   char* recv = nullptr;
   size_t count = 0;
-  std::atomic<int>* under_way = nullptr;
+  bool ended = false;
 };
 
 struct Group {
@@ -42,7 +42,8 @@ struct Group {
 
   const int num_ranks;
   int num_joined = 0;
-  std::map<int64_t, std::map<int, Part>> transfers;  // By number, then rank: those under way.
+  // By number, then rank: parts that streams have come to and that have not ended.
+  std::map<int64_t, std::map<int, std::shared_ptr<Part>>> transfers;
 };
 
 std::mutex mutex;  // Of everything here.
@@ -58,7 +59,10 @@ struct ncclComm {
   int rank = 0;
   int64_t num_transfers = 0;
   bool revoked = false;
-  Part grouped;  // What sends and receives between ncclGroupStart and ncclGroupEnd amount to.
+  std::vector<std::shared_ptr<Part>> parts;  // On the stream.
+  // What sends and receives between ncclGroupStart and ncclGroupEnd amount to.
+  Part grouped;
+  Stream grouped_stream = nullptr;
 };
 
 namespace {
@@ -71,13 +75,12 @@ bool AreStuck(int a, int b) {
   return a != b && (a == first || a == second) && (b == first || b == second);
 }
 
-// Moves the blocks of a transfer that all ranks have asked for; ranks of a stuck pair stay in it.
-void Complete(std::map<int, Part>& parts) {
-  const Part& first = parts.begin()->second;
+// Moves the blocks of a transfer that all ranks have come to; ranks of a stuck pair stay in it.
+void Complete(std::map<int, std::shared_ptr<Part>>& parts) {
+  const Part& first = *parts.begin()->second;
   for (const auto& [rank, part] : parts) {
-    if (part.verb != first.verb || part.count != first.count) return;
+    if (part->verb != first.verb || part->count != first.count) return;
   }
-  std::vector<int> done;
   for (const auto& [to, part] : parts) {
     bool complete = true;
     for (const auto& [from, other] : parts) {
@@ -86,39 +89,46 @@ void Complete(std::map<int, Part>& parts) {
         continue;
       }
       const char* block =
-          other.verb == Verb::kAllGather ? other.send : other.send + to * part.count;
-      std::memcpy(part.recv + from * part.count, block, part.count);
+          other->verb == Verb::kAllGather ? other->send : other->send + to * part->count;
+      std::memcpy(part->recv + from * part->count, block, part->count);
     }
-    if (complete) done.push_back(to);
+    part->ended = complete;
   }
-  for (const int rank : done) {
-    --*parts.at(rank).under_way;
-    parts.erase(rank);
-  }
+  std::erase_if(parts, [](const auto& entry) { return entry.second->ended; });
 }
 
-Result Enqueue(ncclComm& comm, const Part& part) {
+// The rank's stream has come to this transfer.
+bool HasEnded(Group& group, int64_t number, int rank, const std::shared_ptr<Part>& part) {
   const std::scoped_lock lock(mutex);
-  if (comm.revoked) return kInvalidArgument;
-  const int64_t number = comm.num_transfers++;
-  ++*part.under_way;
-  std::map<int, Part>& parts = comm.group->transfers[number];
-  parts[comm.rank] = part;
-  if (static_cast<int>(parts.size()) == comm.group->num_ranks) Complete(parts);
-  if (parts.empty()) comm.group->transfers.erase(number);
+  if (part->ended) return true;
+  std::map<int, std::shared_ptr<Part>>& parts = group.transfers[number];
+  parts[rank] = part;
+  if (static_cast<int>(parts.size()) == group.num_ranks) Complete(parts);
+  if (parts.empty()) group.transfers.erase(number);
+  return part->ended;
+}
+
+Result Enqueue(ncclComm& comm, const Part& asked, Stream stream) {
+  const auto part = std::make_shared<Part>(asked);
+  int64_t number = 0;
+  {
+    const std::scoped_lock lock(mutex);
+    if (comm.revoked) return kInvalidArgument;
+    number = comm.num_transfers++;
+    std::erase_if(comm.parts, [](const auto& old) { return old->ended; });
+    comm.parts.push_back(part);
+  }
+  static_cast<facet::TransferQueue*>(stream)->EnqueueTransfer(
+      [group = comm.group, number, rank = comm.rank, part] {
+        return HasEnded(*group, number, rank, part);
+      });
   return kSuccess;
 }
 
 // Takes a rank's transfers out of its stream.
 void Withdraw(ncclComm& comm) {
-  for (auto& [number, parts] : comm.group->transfers) {
-    const auto part = parts.find(comm.rank);
-    if (part == parts.end()) continue;
-    --*part->second.under_way;
-    // Stays in the map under no rank's number, so that the others' transfer cannot complete.
-    parts[-1 - comm.rank] = {};
-    parts.erase(part);
-  }
+  for (const std::shared_ptr<Part>& part : comm.parts) part->ended = true;
+  for (auto& [number, parts] : comm.group->transfers) parts.erase(comm.rank);
 }
 
 ncclComm* Join(const std::string& id, int num_ranks, int rank) {
@@ -220,7 +230,7 @@ Result ncclGroupStart() { return kSuccess; }
 Result ncclGroupEnd() {
   ncclComm* comm = grouped_comm;
   grouped_comm = nullptr;
-  return comm == nullptr ? kSuccess : Enqueue(*comm, comm->grouped);
+  return comm == nullptr ? kSuccess : Enqueue(*comm, comm->grouped, comm->grouped_stream);
 }
 
 // All-to-all is the one group of sends and receives that is known: peers upwards, a block each.
@@ -229,9 +239,8 @@ Result ncclSend(
   if (type != facet::worker::nccl::kInt8) return kInvalidArgument;
   if (peer == 0) {
     grouped_comm = comm;
-    comm->grouped = {.send = static_cast<const char*>(from),
-                     .count = count,
-                     .under_way = static_cast<std::atomic<int>*>(stream)};
+    comm->grouped = {.send = static_cast<const char*>(from), .count = count};
+    comm->grouped_stream = stream;
   }
   const bool fits = comm->grouped.send + peer * count == from && comm->grouped.count == count;
   return fits ? kSuccess : kInvalidArgument;
@@ -246,21 +255,22 @@ Result ncclRecv(
 #ifndef FAKE_NCCL_WITHOUT_ALL_GATHER
 Result ncclAllGather(
     const void* from, void* to, size_t count, DataType /*type*/, ncclComm* comm, Stream stream) {
-  return Enqueue(*comm, {.verb = Verb::kAllGather,
-                         .send = static_cast<const char*>(from),
-                         .recv = static_cast<char*>(to),
-                         .count = count,
-                         .under_way = static_cast<std::atomic<int>*>(stream)});
+  return Enqueue(*comm,
+                 {.verb = Verb::kAllGather,
+                  .send = static_cast<const char*>(from),
+                  .recv = static_cast<char*>(to),
+                  .count = count},
+                 stream);
 }
 #endif
 
 #ifndef FAKE_NCCL_WITHOUT_OPTIONS
 Result ncclAlltoAll(
     const void* from, void* to, size_t count, DataType /*type*/, ncclComm* comm, Stream stream) {
-  return Enqueue(*comm, {.send = static_cast<const char*>(from),
-                         .recv = static_cast<char*>(to),
-                         .count = count,
-                         .under_way = static_cast<std::atomic<int>*>(stream)});
+  return Enqueue(
+      *comm,
+      {.send = static_cast<const char*>(from), .recv = static_cast<char*>(to), .count = count},
+      stream);
 }
 
 Result ncclCommRevoke(ncclComm* comm, int /*flags*/) {

@@ -2,19 +2,23 @@
 // host's; fake_nccl.cc is built as shared libraries that export NCCL's names. Tests reach its
 // switches by dlsym.
 //
-// Streams are FakeStreams. A transfer completes in the thread of the rank that comes last, if all
-// ranks ask for the same; else never, as with NCCL. A rank that is stopped takes its part out of
-// its stream, and what the others wait for then never comes.
+// Streams are FakeStreams, or the emulator's. A transfer takes place when the streams of all ranks
+// have come to it, if all ask for the same; else never, as with NCCL. A rank that is stopped takes
+// its part out of its stream, and what the others wait for then never comes.
 #pragma once
 
 #include <dlfcn.h>
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
+#include <functional>
 #include <string>
+#include <utility>
 
 #include "base/check.h"
-#include "worker/comm/device_stream.h"
+#include "kernels/device_stream.h"
+#include "tests/support/cuda_emulator/transfer_queue.h"
 
 namespace facet {
 
@@ -41,17 +45,27 @@ inline FakeNcclSwitches& SwitchesOf(const std::string& path) {
   return *find();
 }
 
-class FakeStream : public worker::DeviceStream {
+// A stream of transfers alone. One thread uses it.
+class FakeStream : public kernels::DeviceStream, private TransferQueue {
  public:
-  // What the library counts up and down.
-  std::atomic<int>& num_under_way() const { return num_under_way_; }
+  void* handle() const override {
+    return const_cast<TransferQueue*>(static_cast<const TransferQueue*>(this));
+  }
 
-  void* handle() const override { return &num_under_way_; }
+  void MakeCurrent() const override {}
 
-  StatusOr<bool> Idle() const override { return num_under_way_ == 0; }
+  bool Idle() const override {
+    while (!transfers_.empty() && transfers_.front()()) transfers_.pop_front();
+    return transfers_.empty();
+  }
 
  private:
-  mutable std::atomic<int> num_under_way_ = 0;
+  void EnqueueTransfer(std::function<bool()> has_ended) override {
+    transfers_.push_back(std::move(has_ended));
+    Idle();  // Runs it, if it is the next.
+  }
+
+  mutable std::deque<std::function<bool()>> transfers_;
 };
 
 }  // namespace facet

@@ -40,12 +40,12 @@ class NcclCommunicatorTest : public testing::Test {
     switches_.stuck_ranks[0] = -1;
   }
 
-  StatusOr<std::unique_ptr<NcclCommunicator>> Form(int32_t rank,
-                                                   int32_t num_ranks,
-                                                   const FakeStream& stream,
-                                                   NcclAwait await = NcclAwait::kHost,
-                                                   const std::string& library = FAKE_NCCL,
-                                                   absl::Duration timeout = kPatience) const {
+  StatusOr<std::unique_ptr<Communicator>> Form(int32_t rank,
+                                               int32_t num_ranks,
+                                               const FakeStream& stream,
+                                               NcclAwait await = NcclAwait::kHost,
+                                               const std::string& library = FAKE_NCCL,
+                                               absl::Duration timeout = kPatience) const {
     return FormNccl({.control = {.rank = rank,
                                  .num_ranks = num_ranks,
                                  .epoch_min = 6,
@@ -162,7 +162,7 @@ TEST_F(NcclCommunicatorTest, InStreamOrderAwaitDoesNotWaitForTheOthers) {
     if (rank == 0) {
       FACET_RETURN_IF_ERROR(comm->Dispatch(buffers.send, buffers.recv));
       FACET_RETURN_IF_ERROR(comm->Await(kPatience));
-      if (*stream.Idle()) return Internal("waited for rank 1");
+      if (stream.Idle()) return Internal("waited for rank 1");
     }
     // Of both ranks, so that rank 1 comes after rank 0's Await.
     std::vector<std::byte> mine(kBlock);
@@ -199,7 +199,7 @@ TEST_F(NcclCommunicatorTest, ATransferThatNeverCompletesEndsTheGroupAtTheDeadlin
       } else if (status.ok()) {
         status = comm->Synchronize(absl::Milliseconds(300));
       }
-      return *stream.Idle() ? status : Internal("its transfer is still on the stream");
+      return stream.Idle() ? status : Internal("its transfer is still on the stream");
     });
     EXPECT_THAT(said, Each(AllOf(HasSubstr("DEADLINE_EXCEEDED"), HasSubstr("epoch 6 ended by rank"),
                                  HasSubstr("is not complete at its deadline"))));
@@ -249,14 +249,14 @@ TEST_F(NcclCommunicatorTest, SurvivorsShrinkToACommunicatorOfTheirOwn) {
     FACET_RETURN_IF_ERROR(
         comm->AllToAll(buffers.send.data(), buffers.recv.data(), kBlock, stream.handle()));
     comm->Stop();
-    if (!*stream.Idle()) return Internal("a stopped transfer is still on the stream");
+    if (!stream.Idle()) return Internal("a stopped transfer is still on the stream");
     constexpr std::array<int32_t, 1> kDead = {1};
     FACET_ASSIGN_OR_RETURN(const auto survivors, comm->Shrink(kDead, kPatience));
     const int32_t new_rank = rank / 2;
     RankBuffers fresh(new_rank, 2);
     FACET_RETURN_IF_ERROR(
         survivors->AllToAll(fresh.send.data(), fresh.recv.data(), kBlock, stream.handle()));
-    while (!*stream.Idle()) absl::SleepFor(absl::Milliseconds(1));
+    while (!stream.Idle()) absl::SleepFor(absl::Milliseconds(1));
     const bool right =
         fresh.recv[0] == std::byte(new_rank) && fresh.recv[kBlock] == std::byte(10 + new_rank);
     return right ? absl::OkStatus() : Internal("blocks are wrong");
