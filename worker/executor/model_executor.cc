@@ -207,9 +207,9 @@ void ModelExecutor::DeviceMain() {
       TakePart(*turn.group);
     } else {
       Enqueue(*turn.job, turn.group);
-      // The next step needs what only the host can tell: counts of tokens, or the tokens
-      // themselves.
-      collect = turn.job->step->draws_on_host() || turn.job->counts;
+      // In a group the step has ended. Else the next one may need what only the host can tell:
+      // counts of tokens, or the tokens themselves.
+      collect = exchange_ != nullptr || turn.job->step->draws_on_host() || turn.job->counts;
       if (collect) Collect(*turn.job);
     }
     EndTurn(turn, collect);
@@ -239,7 +239,9 @@ void ModelExecutor::EndTurn(const Turn& turn, bool collected) {
 
 // Every rank does this first, because the ranks measure together.
 void ModelExecutor::UseGroup(Communicator& group) {
+  backend_->BeginStep();
   const Status status = exchange_->SetCommunicator(&group, group_timeout_);
+  backend_->EndStep()->Wait();
   absl::MutexLock lock(&mutex_);
   group_over_ = !status.ok();
 }
@@ -323,7 +325,8 @@ void ModelExecutor::TakePart(Communicator& group) {
   backend_->BeginStep();
   const StatusOr<StepHeader> header = AgreeOnStep(&group, 0);
   if (header.ok() && header->tokens_max() > 0) {
-    const Status status = model_->ServeExperts(*exchange_);
+    Status status = model_->ServeExperts(*exchange_);
+    if (status.ok()) status = exchange_->EndStep();
     absl::MutexLock lock(&mutex_);
     group_over_ = !status.ok();
   }
@@ -335,14 +338,18 @@ struct ModelExecutor::StepInputs {
   GeometryRows sliding;
   GeometryRows full;
   LogitsPlan plan;
+  kernels::ConstTensorView logits;
 };
 
 void ModelExecutor::Enqueue(Job& job, Communicator* group) {
   StepInputs inputs;
   backend_->BeginStep();
-  job.result.status = EnqueueOps(job, group, inputs);
-  if (!job.result.status.ok()) AwaitMasks(job);  // Whoever provides them finds the job.
+  Status status = EnqueueOps(job, group, inputs);
+  if (!status.ok()) AwaitMasks(job);  // Whoever provides them finds the job.
   job.step = backend_->EndStep();
+  if (status.ok() && exchange_ != nullptr) status = exchange_->EndStep();
+  if (status.ok()) CopyForHost(job, inputs.logits);
+  job.result.status = std::move(status);
 }
 
 Status ModelExecutor::EnqueueOps(Job& job, Communicator* group, StepInputs& inputs) {
@@ -358,14 +365,13 @@ Status ModelExecutor::EnqueueOps(Job& job, Communicator* group, StepInputs& inpu
   inputs.sliding = RowsOf(batch, KvGeometry::kSliding, *kv_);
   inputs.full = RowsOf(batch, KvGeometry::kFull, *kv_);
   inputs.plan = PlanLogits(batch);
-  FACET_ASSIGN_OR_RETURN(const kernels::ConstTensorView logits,
-                         model_->Forward({.ids = inputs.ids,
-                                          .last_tokens = sampler_->last_tokens(),
-                                          .sliding_rows = inputs.sliding.rows,
-                                          .full_rows = inputs.full.rows,
-                                          .logits_rows = inputs.plan.tokens,
-                                          .exchange = exchange_.get()},
-                                         *kv_));
+  FACET_ASSIGN_OR_RETURN(inputs.logits, model_->Forward({.ids = inputs.ids,
+                                                         .last_tokens = sampler_->last_tokens(),
+                                                         .sliding_rows = inputs.sliding.rows,
+                                                         .full_rows = inputs.full.rows,
+                                                         .logits_rows = inputs.plan.tokens,
+                                                         .exchange = exchange_.get()},
+                                                        *kv_));
   AwaitMasks(job);
 
   for (size_t i = 0; i < batch.rows.size(); ++i) {
@@ -377,25 +383,30 @@ Status ModelExecutor::EnqueueOps(Job& job, Communicator* group, StepInputs& inpu
                          .mask = job.masks[i]});
     job.drawn_rows.push_back(i);
   }
-  sampler_->Sample(logits, job.draws);
-  if (batch.return_logits) {
-    // Waits: the next step overwrites them.
-    job.result.logits.resize(static_cast<size_t>(logits.num_elements()));
-    backend_->CopyToHost(job.result.logits.data(), logits.raw(),
-                         logits.num_elements() * kernels::SizeOf(logits.dtype()));
-  }
-  if (batch.return_expert_choices && exchange_ != nullptr) {
-    job.result.expert_choices = exchange_->ExpertTokens();
-  }
+  sampler_->Sample(inputs.logits, job.draws);
   job.counts = sampler_->Counts(job.draws);
   return absl::OkStatus();
 }
 
+void ModelExecutor::CopyForHost(Job& job, const kernels::ConstTensorView& logits) {
+  if (job.batch.return_logits) {
+    job.result.logits.resize(static_cast<size_t>(logits.num_elements()));
+    backend_->CopyToHost(job.result.logits.data(), logits.raw(),
+                         logits.num_elements() * kernels::SizeOf(logits.dtype()));
+  }
+  if (job.batch.return_expert_choices && exchange_ != nullptr) {
+    job.result.expert_choices = exchange_->ExpertTokens();
+  }
+}
+
 void ModelExecutor::Collect(Job& job) {
   kernels::StepOutcome outcome = job.step->Wait();
-  if (job.counts) sampler_->Count(job.draws, outcome.tokens);
+  job.step
+      .reset();  // Two may exist, and the next may be another rank's, that this one has part in.
   job.result.device_ns = outcome.device_ns;
   job.result.rows.resize(job.batch.rows.size());
+  if (!job.result.status.ok()) return;  // What was drawn means nothing.
+  if (job.counts) sampler_->Count(job.draws, outcome.tokens);
   for (size_t i = 0; i < outcome.tokens.size(); ++i) {
     kernels::SampledToken& token = outcome.tokens[i];
     job.result.rows[job.drawn_rows[i]] = {.token = token.id,

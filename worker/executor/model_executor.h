@@ -4,8 +4,8 @@
 // the batch and returns at once; the device thread calls the ops of ticket after ticket, and a row
 // whose token is "this slot's last sample" takes it from device memory. Await collects: it waits
 // for the step's end. A step that the host must see before it can go on with the next one is
-// collected by the device thread. On a host backend ops have ended when they return, by the same
-// path.
+// collected by the device thread, and so is every step of a group: the wait for its ranks has a
+// deadline. On a host backend ops have ended when they return, by the same path.
 #pragma once
 
 #include <cstdint>
@@ -116,6 +116,8 @@ class ModelExecutor final : public Executor {
   // Calls the ops of the step and waits for nothing but masks and, in a group, the other ranks.
   void Enqueue(Job& job, Communicator* group);
   Status EnqueueOps(Job& job, Communicator* group, StepInputs& inputs);
+  // What the batch asks for beyond tokens. Waits for the step: the next one overwrites it.
+  void CopyForHost(Job& job, const kernels::ConstTensorView& logits);
   void UseGroup(Communicator& group);
   // A step of the group without a token of this rank's.
   void TakePart(Communicator& group);

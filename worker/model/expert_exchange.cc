@@ -106,6 +106,7 @@ Status ExpertExchange::Measure(absl::Duration timeout) {
   FACET_RETURN_IF_ERROR(communicator_->StartAllGather(BytesOf(sent, sent.bytes()),
                                                       BytesOf(received, received.bytes())));
   FACET_RETURN_IF_ERROR(Await());
+  FACET_RETURN_IF_ERROR(Synchronize());
   std::vector<float> all(static_cast<size_t>(share_.num_ranks) * mine.size());
   backend_.CopyToHost(all.data(), received.data(), received.bytes());
 
@@ -134,8 +135,7 @@ StatusOr<float> ExpertExchange::SecondsOf(MoeDispatch form, int64_t capacity) {
     const int64_t start_ns = Clock::Real().NowNs();
     FACET_RETURN_IF_ERROR(StartDispatch());
     FACET_RETURN_IF_ERROR(Await());
-    int32_t count = 0;  // Is there when the blocks are, also on a device.
-    backend_.CopyToHost(&count, buffers_.recv.data(), sizeof count);
+    FACET_RETURN_IF_ERROR(Synchronize());
     if (run >= 0) best_ns = std::min(best_ns, Clock::Real().NowNs() - start_ns);
   }
   return static_cast<float>(best_ns) * 1e-9F;
@@ -200,9 +200,12 @@ Status ExpertExchange::StartDispatch() {
   return communicator_->Dispatch(BytesOf(buffers_.send, share_.num_ranks * block_bytes), recv);
 }
 
-Status ExpertExchange::Await() {
-  const int64_t left_ns = std::max<int64_t>(0, deadline_ns_ - Clock::Real().NowNs());
-  return communicator_->Await(absl::Nanoseconds(left_ns));
+Status ExpertExchange::Await() { return communicator_->Await(TimeLeft()); }
+
+Status ExpertExchange::Synchronize() { return communicator_->Synchronize(TimeLeft()); }
+
+absl::Duration ExpertExchange::TimeLeft() const {
+  return absl::Nanoseconds(std::max<int64_t>(0, deadline_ns_ - Clock::Real().NowNs()));
 }
 
 Status ExpertExchange::CheckCounts() const {

@@ -4,6 +4,7 @@
 //   BeginStep(rank_tokens_max, timeout)      every rank, with the same first value
 //   for each layer (moe.cc), every rank, also one without tokens:
 //     Dispatch → dense path while tokens travel → Receive → experts → Combine → layer's end
+//   EndStep()                                before anything waits for the device
 //
 // Tokens travel in one of two forms (kernels/moe_exchange.h): all-to-all, to the ranks of their
 // experts alone, or all-gather, to all. Both carry blocks of the step's largest rank and give equal
@@ -108,6 +109,10 @@ class ExpertExchange {
   // Sums rows.out, sends the sums home and waits for those of this rank's tokens.
   StatusOr<ReceivedSums> Combine(const ExpertRows& rows);
 
+  // Waits, where ops and transfers are enqueued, until all of the step have run or its timeout ends
+  // the group: a device that waits for a rank which does not come would wait for ever.
+  Status EndStep() { return Synchronize(); }
+
   // Which form dispatch takes at this capacity.
   kernels::MoeDispatch FormFor(int64_t capacity) const;
 
@@ -130,6 +135,8 @@ class ExpertExchange {
   kernels::BlockLayout Layout() const;
   Status StartDispatch();
   Status Await();
+  Status Synchronize();
+  absl::Duration TimeLeft() const;
   Status CheckCounts() const;
 
   const Gemma4Config& config_;

@@ -1,5 +1,6 @@
-// Whole ranks in one process: engines, executors and the groups they form, over the local
-// communicator. What a request gets is what one process with all experts gives it.
+// Whole ranks in one process: engines, executors and the groups they form. What a request gets is
+// what one process with all experts gives it. On CPUs ranks talk through the local communicator;
+// on emulated GPUs through NCCL's, over a stand-in for the library, on the backends' streams.
 #include "worker/executor/rank_group.h"
 
 #include <gmock/gmock.h>
@@ -9,20 +10,97 @@
 #include <random>
 
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "tests/support/fake_nccl/fake_nccl.h"
+#include "tests/support/reserved_port.h"
 #include "worker/comm/local_communicator.h"
+#include "worker/comm/nccl_communicator.h"
 #include "worker/engine/engine.h"
 
 namespace facet::test {
 namespace {
 
 using testing::HasSubstr;
+using worker::Communicator;
 using worker::Engine;
-using worker::LocalRendezvous;
 using worker::ModelExecutor;
 using worker::RankGroup;
 
 constexpr uint64_t kSession = 1;
 constexpr absl::Duration kWait = absl::Seconds(60);
+constexpr absl::Duration kStepTimeout = absl::Seconds(5);
+
+// What ranks run on, and how they come together. One for each group.
+class Machine {
+ public:
+  virtual ~Machine() = default;
+
+  virtual std::unique_ptr<kernels::Backend> MakeBackend(int32_t rank) = 0;
+
+  // stream: the backend's, if it has one.
+  virtual StatusOr<std::unique_ptr<Communicator>> Form(int32_t rank,
+                                                       int64_t epoch_min,
+                                                       absl::Duration timeout,
+                                                       const kernels::DeviceStream* stream) = 0;
+};
+
+class CpuMachine final : public Machine {
+ public:
+  explicit CpuMachine(int32_t num_ranks) : rendezvous_(num_ranks) {}
+
+  std::unique_ptr<kernels::Backend> MakeBackend(int32_t /*rank*/) override {
+    return std::make_unique<kernels::CpuBackend>(kernels::CpuTier::kScalar, 1);
+  }
+
+  StatusOr<std::unique_ptr<Communicator>> Form(int32_t rank,
+                                               int64_t epoch_min,
+                                               absl::Duration timeout,
+                                               const kernels::DeviceStream* /*stream*/) override {
+    return rendezvous_.Form(rank, epoch_min, timeout);
+  }
+
+ private:
+  worker::LocalRendezvous rendezvous_;
+};
+
+// A GPU for each rank.
+class EmulatedGpuMachine final : public Machine {
+ public:
+  explicit EmulatedGpuMachine(int32_t num_ranks) : num_ranks_(num_ranks) {}
+
+  std::unique_ptr<kernels::Backend> MakeBackend(int32_t rank) override {
+    return std::make_unique<kernels::CudaBackend>(kernels::CudaOptions{.device = rank});
+  }
+
+  StatusOr<std::unique_ptr<Communicator>> Form(int32_t rank,
+                                               int64_t epoch_min,
+                                               absl::Duration timeout,
+                                               const kernels::DeviceStream* stream) override {
+    return worker::FormNccl({.control = {.rank = rank,
+                                         .num_ranks = num_ranks_,
+                                         .epoch_min = epoch_min,
+                                         .rendezvous_address = StrCat("127.0.0.1:", port_.port()),
+                                         .group_key = "key of the test"},
+                             .library = FAKE_NCCL,
+                             .stream = stream},
+                            timeout);
+  }
+
+ private:
+  const int32_t num_ranks_;
+  const ReservedPort port_;
+};
+
+template <typename M>
+std::unique_ptr<Machine> Make(int32_t num_ranks) {
+  return std::make_unique<M>(num_ranks);
+}
+
+struct MachineKind {
+  const char* name;
+  std::unique_ptr<Machine> (*make)(int32_t num_ranks);
+  int32_t tokens_divisor = 1;  // Of what a test asks for: the emulator is slow.
+};
 
 // Collects what an engine publishes.
 class Sink final : public worker::EngineSink {
@@ -84,14 +162,18 @@ class Sink final : public worker::EngineSink {
 // One worker without its wire: a rank, or (num_ranks 1) a process with all experts.
 class Rank {
  public:
-  Rank(int32_t rank, int32_t num_ranks, int64_t kv_bytes = 8 << 20) : rank_(rank) {
+  Rank(Machine& machine, int32_t rank, int32_t num_ranks, int64_t kv_bytes = 8 << 20)
+      : machine_(machine), rank_(rank) {
+    std::unique_ptr<kernels::Backend> backend = machine.MakeBackend(rank);
+    stream_ = backend->device_stream();
     StatusOr<std::unique_ptr<ModelExecutor>> executor =
         ModelExecutor::Create({.model_directory = "tests/golden/models/moe",
                                .kv_bytes = kv_bytes,
                                .running_max = 4,
                                .step_tokens_max = 32,
-                               .experts = {.rank = rank, .num_ranks = num_ranks}},
-                              std::make_unique<kernels::CpuBackend>(kernels::CpuTier::kScalar, 1));
+                               .experts = {.rank = rank, .num_ranks = num_ranks},
+                               .group_timeout = kStepTimeout},
+                              std::move(backend));
     FACET_CHECK(executor.ok()) << executor.status().ToString();
     executor_ = *std::move(executor);
     engine_ =
@@ -107,10 +189,10 @@ class Rank {
   }
 
   // Comes to the group.
-  void Join(LocalRendezvous& rendezvous) {
+  void Join() {
     group_ = std::make_unique<RankGroup>(
-        [this, &rendezvous](int64_t epoch_min, absl::Duration timeout) {
-          return rendezvous.Form(rank_, epoch_min, timeout);
+        [this](int64_t epoch_min, absl::Duration timeout) {
+          return machine_.Form(rank_, epoch_min, timeout, stream_);
         },
         *executor_,
         RankGroup::Events{.on_formed =
@@ -163,7 +245,9 @@ class Rank {
   }
 
  private:
+  Machine& machine_;
   const int32_t rank_;
+  const kernels::DeviceStream* stream_ = nullptr;
   Sink sink_;
   std::unique_ptr<ModelExecutor> executor_;
   std::unique_ptr<Engine> engine_;
@@ -173,22 +257,30 @@ class Rank {
   std::unique_ptr<RankGroup> group_;
 };
 
-class RankGroupTest : public ::testing::Test {
+class RankGroupTest : public ::testing::TestWithParam<MachineKind> {
  protected:
-  void Start(int32_t num_ranks, int64_t kv_bytes = 8 << 20) {
-    rendezvous_.emplace(num_ranks);
+  void MakeRanks(int32_t num_ranks, int64_t kv_bytes = 8 << 20) {
+    machine_ = GetParam().make(num_ranks);
     for (int32_t rank = 0; rank < num_ranks; ++rank) {
-      ranks_.push_back(std::make_unique<Rank>(rank, num_ranks, kv_bytes));
+      ranks_.push_back(std::make_unique<Rank>(*machine_, rank, num_ranks, kv_bytes));
     }
-    for (auto& rank : ranks_) rank->Join(*rendezvous_);
+  }
+
+  void Start(int32_t num_ranks, int64_t kv_bytes = 8 << 20) {
+    MakeRanks(num_ranks, kv_bytes);
+    for (auto& rank : ranks_) rank->Join();
     for (auto& rank : ranks_) rank->AwaitEpoch(1);
   }
 
-  // What one process gives to requests [0, count).
-  static std::map<std::string, std::vector<int32_t>> Alone(int count, int32_t new_tokens) {
-    Rank alone(0, 1);
-    for (int i = 0; i < count; ++i) alone.Submit(i, new_tokens);
-    alone.sink().AwaitEnded(count);
+  static int32_t Tokens(int32_t count) { return count / GetParam().tokens_divisor; }
+
+  // What one process gives to these requests.
+  static std::map<std::string, std::vector<int32_t>> Alone(const std::vector<int32_t>& numbers,
+                                                           int32_t new_tokens) {
+    const std::unique_ptr<Machine> machine = GetParam().make(1);
+    Rank alone(*machine, 0, 1);
+    for (const int32_t number : numbers) alone.Submit(number, new_tokens);
+    alone.sink().AwaitEnded(static_cast<int>(numbers.size()));
     return alone.sink().tokens();
   }
 
@@ -201,28 +293,31 @@ class RankGroupTest : public ::testing::Test {
     for (std::thread& thread : threads) thread.join();
   }
 
-  std::optional<LocalRendezvous> rendezvous_;
+  std::unique_ptr<Machine> machine_;
   std::vector<std::unique_ptr<Rank>> ranks_;
 };
 
-TEST_F(RankGroupTest, RequestsOfOneRankAloneAreAnswered) {
+class CpuRankGroupTest : public RankGroupTest {};
+
+class GpuRankGroupTest : public RankGroupTest {};
+
+TEST_P(RankGroupTest, RequestsOfOneRankAloneAreAnswered) {
   Start(4);
-  for (int i = 0; i < 6; ++i) ranks_[2]->Submit(i, 20);
+  for (int i = 0; i < 6; ++i) ranks_[2]->Submit(i, Tokens(20));
   ranks_[2]->sink().AwaitEnded(6);
-  EXPECT_EQ(ranks_[2]->sink().tokens(), Alone(6, 20));
+  EXPECT_EQ(ranks_[2]->sink().tokens(), Alone({0, 1, 2, 3, 4, 5}, Tokens(20)));
   LeaveAll();
   for (auto& rank : ranks_) EXPECT_THAT(rank->sink().lost(), ::testing::SizeIs(1)) << "the first";
 }
 
-TEST_F(RankGroupTest, RanksThatComeAndWorkAtDifferentTimesAnswerAlike) {
-  rendezvous_.emplace(2);
-  for (int32_t rank = 0; rank < 2; ++rank) ranks_.push_back(std::make_unique<Rank>(rank, 2));
-  ranks_[1]->Join(*rendezvous_);
+TEST_P(RankGroupTest, RanksThatComeAndWorkAtDifferentTimesAnswerAlike) {
+  MakeRanks(2);
+  ranks_[1]->Join();
   absl::SleepFor(absl::Milliseconds(300));
-  ranks_[0]->Join(*rendezvous_);
+  ranks_[0]->Join();
   for (auto& rank : ranks_) rank->AwaitEpoch(1);
   for (int i = 0; i < 8; ++i) {
-    ranks_[static_cast<size_t>(i % 2)]->Submit(i, 20);
+    ranks_[static_cast<size_t>(i % 2)]->Submit(i, Tokens(20));
     absl::SleepFor(absl::Milliseconds(i % 3 * 10));
   }
   std::map<std::string, std::vector<int32_t>> tokens;
@@ -230,12 +325,12 @@ TEST_F(RankGroupTest, RanksThatComeAndWorkAtDifferentTimesAnswerAlike) {
     rank->sink().AwaitEnded(4);
     tokens.merge(rank->sink().tokens());
   }
-  EXPECT_EQ(tokens, Alone(8, 20));
+  EXPECT_EQ(tokens, Alone({0, 1, 2, 3, 4, 5, 6, 7}, Tokens(20)));
   LeaveAll();
 }
 
-TEST_F(RankGroupTest, ARankThatPreemptsKeepsItsTokens) {
-  const std::map<std::string, std::vector<int32_t>> wanted = Alone(6, 100);
+TEST_P(CpuRankGroupTest, ARankThatPreemptsKeepsItsTokens) {
+  const std::map<std::string, std::vector<int32_t>> wanted = Alone({0, 1, 2, 3, 4, 5}, 100);
   // Room for some sequences, but not at their full length.
   Start(2, /*kv_bytes=*/160 << 10);
   for (int i = 0; i < 6; ++i) ranks_[0]->Submit(i, 100);
@@ -245,7 +340,7 @@ TEST_F(RankGroupTest, ARankThatPreemptsKeepsItsTokens) {
   LeaveAll();
 }
 
-TEST_F(RankGroupTest, ARankThatDiesLosesTheStepAndTheGroupFormsAgain) {
+TEST_P(RankGroupTest, ARankThatDiesLosesTheStepAndTheGroupFormsAgain) {
   Start(2);
   ranks_[0]->Submit(0, 120);
   ranks_[0]->sink().AwaitTokens("request-0", 3);
@@ -254,26 +349,55 @@ TEST_F(RankGroupTest, ARankThatDiesLosesTheStepAndTheGroupFormsAgain) {
   EXPECT_THAT(ranks_[0]->sink().lost().back(), HasSubstr("epoch 1 ended by rank 1"));
   EXPECT_LT(ranks_[0]->sink().tokens()["request-0"].size(), 120u);
 
-  ranks_[1]->Join(*rendezvous_);
+  ranks_[1]->Join();
   for (auto& rank : ranks_) rank->AwaitEpoch(2);
-  ranks_[0]->Submit(1, 20);
+  ranks_[0]->Submit(1, Tokens(20));
   ranks_[0]->sink().AwaitEnded(1);
-  EXPECT_EQ(ranks_[0]->sink().tokens()["request-1"], Alone(2, 20)["request-1"]);
+  EXPECT_EQ(ranks_[0]->sink().tokens()["request-1"], Alone({1}, Tokens(20))["request-1"]);
   LeaveAll();
 }
 
-TEST_F(RankGroupTest, ARankThatLeavesTakesPartUntilAllDo) {
+TEST_P(RankGroupTest, ARankThatLeavesTakesPartUntilAllDo) {
   Start(2);
-  ranks_[0]->Submit(0, 60);
+  ranks_[0]->Submit(0, Tokens(60));
   ranks_[0]->sink().AwaitTokens("request-0", 3);
   std::thread leaves([&] { ranks_[1]->group().Leave(kWait); });
   ranks_[0]->AwaitPeerLeaves();
   ranks_[0]->sink().AwaitEnded(1);
-  EXPECT_EQ(ranks_[0]->sink().tokens(), Alone(1, 60));
+  EXPECT_EQ(ranks_[0]->sink().tokens(), Alone({0}, Tokens(60)));
   ranks_[0]->group().Leave(kWait);
   leaves.join();
   for (auto& rank : ranks_) EXPECT_THAT(rank->sink().lost(), ::testing::SizeIs(1)) << "the first";
 }
+
+// The host of a rank enqueues whole steps; what waits is its stream.
+TEST_P(GpuRankGroupTest, AStepWhoseTransfersHangEndsAtItsDeadlineAndTheGroupFormsAgain) {
+  FakeNcclSwitches& switches = SwitchesOf(FAKE_NCCL);
+  Start(2);
+  ranks_[0]->Submit(0, 120);
+  ranks_[0]->sink().AwaitTokens("request-0", 1);
+  switches.stuck_ranks[0] = 0;
+  switches.stuck_ranks[1] = 1;
+  ranks_[0]->sink().AwaitLost(2);
+  switches.stuck_ranks[0] = -1;
+  switches.stuck_ranks[1] = -1;
+  EXPECT_THAT(ranks_[0]->sink().lost()[1], HasSubstr("is not complete at its deadline"));
+
+  for (auto& rank : ranks_) rank->AwaitEpoch(2);
+  ranks_[1]->Submit(1, Tokens(20));
+  ranks_[1]->sink().AwaitEnded(1);
+  EXPECT_EQ(ranks_[1]->sink().tokens(), Alone({1}, Tokens(20)));
+  LeaveAll();
+}
+
+constexpr MachineKind kCpus{"cpu", Make<CpuMachine>};
+constexpr MachineKind kEmulatedGpus{"emulated_gpus", Make<EmulatedGpuMachine>, 5};
+
+std::string NameOf(const ::testing::TestParamInfo<MachineKind>& row) { return row.param.name; }
+
+INSTANTIATE_TEST_SUITE_P(Machines, RankGroupTest, ::testing::Values(kCpus, kEmulatedGpus), NameOf);
+INSTANTIATE_TEST_SUITE_P(Machines, CpuRankGroupTest, ::testing::Values(kCpus), NameOf);
+INSTANTIATE_TEST_SUITE_P(Machines, GpuRankGroupTest, ::testing::Values(kEmulatedGpus), NameOf);
 
 }  // namespace
 }  // namespace facet::test
