@@ -219,6 +219,9 @@ Status CheckDevice(std::string_view field, const std::string& value) {
   return InvalidArgument(field, " is \"", value, "\"; it must be cpu or cuda:N");
 }
 
+// What carries the blocks of ranks on such a device.
+std::string CommOf(const std::string& device) { return device == "cpu" ? "gloo" : "nccl"; }
+
 template <typename T>
 T OrDefault(T value, T fallback) {
   return value == T{} ? fallback : value;
@@ -253,7 +256,7 @@ void FillDefaults(v1::ClusterConfig& config) {
     }
     if (!pool.has_expert_group()) continue;
     v1::ExpertGroupConfig& group = *pool.mutable_expert_group();
-    group.set_comm(OrDefault<std::string>(group.comm(), "gloo"));
+    group.set_comm(OrDefault(group.comm(), CommOf(pool.device())));
     group.set_step_ms_max(OrDefault<int64_t>(group.step_ms_max(), 30'000));
   }
 }
@@ -292,7 +295,11 @@ Status CheckExpertGroup(const v1::PoolConfig& pool,
     return InvalidArgument(path, ".ranks is ", ranks, "; the pool has ", pool.workers_size(),
                            " workers");
   }
-  FACET_RETURN_IF_ERROR(CheckChoice(path + ".comm", group.comm(), {"gloo"}));
+  FACET_RETURN_IF_ERROR(CheckChoice(path + ".comm", group.comm(), {"gloo", "nccl"}));
+  if (const std::string comm = CommOf(pool.device()); group.comm() != comm) {
+    return InvalidArgument(path, ".comm is ", group.comm(), "; it must be ", comm,
+                           " where the pool's device is ", pool.device());
+  }
   const std::string& address = group.rendezvous_address();
   FACET_RETURN_IF_ERROR(CheckAddress(path + ".rendezvous_address", address, false));
   if (address.ends_with(":0")) {

@@ -23,6 +23,8 @@
 #include "proto/grpc_log.h"
 #include "proto/grpc_status.h"
 #include "worker/comm/gloo_communicator.h"
+#include "worker/comm/nccl_communicator.h"
+#include "worker/comm/nccl_library.h"
 #include "worker/end_signals.h"
 #include "worker/engine/engine.h"
 #include "worker/executor/model_executor.h"
@@ -45,20 +47,34 @@ StatusOr<std::unique_ptr<kernels::Backend>> MakeBackend(const facet::v1::PoolCon
 
 // The rank that this worker is to have: its index, or for a spare what rank 0 says.
 StatusOr<int32_t> AwaitRank(const WorkerPlace& place,
-                            const GlooOptions& options,
+                            const GroupControl::Options& options,
                             WorkerService& service) {
-  if (place.index < options.control.num_ranks) return place.index;
+  if (place.index < options.num_ranks) return place.index;
   service.SetNotReady(WithReason(
       Unavailable("waits to take a rank's place in group ", place.pool.name()), "SPARE"));
   Log(kInfo, "worker is a spare", {{"worker", place.worker_name()}});
   while (true) {
-    const StatusOr<int32_t> rank =
-        GroupControl::AwaitAssignment(options.control, absl::Seconds(60));
+    const StatusOr<int32_t> rank = GroupControl::AwaitAssignment(options, absl::Seconds(60));
     if (rank.ok()) return rank;
     if (!absl::IsDeadlineExceeded(rank.status()) && !absl::IsUnavailable(rank.status())) {
       return rank.status();
     }
   }
+}
+
+bool UsesNccl(const WorkerPlace& place) { return place.pool.expert_group().comm() == "nccl"; }
+
+// The rank's end of its group; stream: the backend's, if it has one.
+StatusOr<std::unique_ptr<Communicator>> FormGroup(const WorkerPlace& place,
+                                                  const GroupControl::Options& options,
+                                                  const kernels::DeviceStream* stream,
+                                                  absl::Duration timeout) {
+  if (!UsesNccl(place)) {
+    return FormGloo({.control = options, .data_host = place.data_host}, timeout);
+  }
+  return FormNccl(
+      {.control = options, .library = place.pool.expert_group().nccl_library(), .stream = stream},
+      timeout);
 }
 
 // What Describe answers while the group is not formed. A rank whose place another process has taken
@@ -135,15 +151,19 @@ Status Run(const Flags& flags, SignalAction& on_signal) {
        {"grpc_port", port},
        {"metrics_port", metrics == nullptr ? 0 : metrics->port()}});
 
-  GlooOptions group_options;
+  GroupControl::Options group_options;
   ExpertShare share;
   if (place.is_rank()) {
     FACET_ASSIGN_OR_RETURN(group_options, GroupOptionsOf(place));
-    FACET_ASSIGN_OR_RETURN(group_options.control.rank, AwaitRank(place, group_options, service));
-    share = {.rank = group_options.control.rank, .num_ranks = group_options.control.num_ranks};
+    if (UsesNccl(place)) {  // Said before anything is loaded: no attempt to form would mend it.
+      FACET_RETURN_IF_ERROR(NcclLibrary::Open(pool.expert_group().nccl_library()).status());
+    }
+    FACET_ASSIGN_OR_RETURN(group_options.rank, AwaitRank(place, group_options, service));
+    share = {.rank = group_options.rank, .num_ranks = group_options.num_ranks};
   }
 
   FACET_ASSIGN_OR_RETURN(std::unique_ptr<kernels::Backend> backend, MakeBackend(pool));
+  const kernels::DeviceStream* stream = backend->device_stream();
   const int32_t running_max = OrDefault(pool.running_max(), 64);
   const int32_t step_tokens_max = OrDefault(pool.step_tokens_max(), 512);
   std::unique_ptr<ModelExecutor> executor;
@@ -241,8 +261,8 @@ Status Run(const Flags& flags, SignalAction& on_signal) {
     engine.Suspend(Unavailable("it has not been formed yet"));
     group.emplace(
         [&](int64_t epoch_min, absl::Duration timeout) {
-          group_options.control.epoch_min = epoch_min;
-          return FormGloo(group_options, timeout);
+          group_options.epoch_min = epoch_min;
+          return FormGroup(place, group_options, stream, timeout);
         },
         *executor,
         RankGroup::Events{

@@ -54,18 +54,24 @@ StatusOr<WorkerPlace> FindPlace(const facet::v1::ClusterConfig& config, const Pl
   }
   if (!flags.grpc_address.empty()) place.grpc_address = flags.grpc_address;
   if (!flags.metrics_address.empty()) place.metrics_address = flags.metrics_address;
-  if (!flags.device.empty()) place.pool.set_device(flags.device);
+  if (!flags.device.empty()) {
+    const std::string& comm = place.pool.expert_group().comm();
+    if (place.is_rank() && (comm == "nccl") != flags.device.starts_with("cuda:")) {
+      return InvalidArgument("--device is ", flags.device, "; expert_group.comm of pool ",
+                             place.pool.name(), " is ", comm, ", for device ", place.pool.device());
+    }
+    place.pool.set_device(flags.device);
+  }
   if (place.grpc_address.empty()) place.grpc_address = "127.0.0.1:0";
   if (place.metrics_address.empty()) place.metrics_address = "off";
   return place;
 }
 
-StatusOr<GlooOptions> GroupOptionsOf(const WorkerPlace& place) {
+StatusOr<GroupControl::Options> GroupOptionsOf(const WorkerPlace& place) {
   const facet::v1::ExpertGroupConfig& group = place.pool.expert_group();
-  GlooOptions options{.data_host = place.data_host};
-  options.control.num_ranks = group.ranks();
-  options.control.rendezvous_address = group.rendezvous_address();
-  FACET_ASSIGN_OR_RETURN(options.control.group_key, ReadGroupKey(group));
+  GroupControl::Options options{.num_ranks = group.ranks(),
+                                .rendezvous_address = group.rendezvous_address()};
+  FACET_ASSIGN_OR_RETURN(options.group_key, ReadGroupKey(group));
   return options;
 }
 

@@ -5,7 +5,7 @@
 
 #include "base/status.h"
 #include "facet/v1/config.pb.h"
-#include "worker/comm/gloo_communicator.h"
+#include "worker/comm/group_control.h"
 
 namespace facet::worker {
 
@@ -35,6 +35,6 @@ struct WorkerPlace {
 StatusOr<WorkerPlace> FindPlace(const facet::v1::ClusterConfig& config, const PlaceFlags& flags);
 
 // How a rank comes to its group; the rank is set once it is known. INVALID_ARGUMENT: no group key.
-StatusOr<GlooOptions> GroupOptionsOf(const WorkerPlace& place);
+StatusOr<GroupControl::Options> GroupOptionsOf(const WorkerPlace& place);
 
 }  // namespace facet::worker

@@ -122,13 +122,36 @@ const BadCase kBadCases[] = {
      .yaml = kModel + "pools: [{name: p, model: m, workers: [{grpc_address: 'h:1'}, "
                       "{grpc_address: 'h:2'}], "
                       "expert_group: {ranks: 2, comm: mpi, rendezvous_address: 'h:3'}}]",
-     .message = "pools[0].expert_group.comm is \"mpi\"; it must be one of gloo"},
+     .message = "pools[0].expert_group.comm is \"mpi\"; it must be one of gloo, nccl"},
+    {.name = "nccl_without_gpus",
+     .yaml = kModel + "pools: [{name: p, model: m, workers: [{grpc_address: 'h:1'}, "
+                      "{grpc_address: 'h:2'}], "
+                      "expert_group: {ranks: 2, comm: nccl, rendezvous_address: 'h:3'}}]",
+     .message =
+         "pools[0].expert_group.comm is nccl; it must be gloo where the pool's device is cpu"},
+    {.name = "gloo_between_gpus",
+     .yaml = kModel + "pools: [{name: p, model: m, device: 'cuda:1', "
+                      "workers: [{grpc_address: 'h:1'}, {grpc_address: 'h:2'}], "
+                      "expert_group: {ranks: 2, comm: gloo, rendezvous_address: 'h:3'}}]",
+     .message = "comm is gloo; it must be nccl where the pool's device is cuda:1"},
 };
 
 INSTANTIATE_TEST_SUITE_P(All,
                          ConfigFileBadTest,
                          ::testing::ValuesIn(kBadCases),
                          [](const auto& row) { return row.param.name; });
+
+TEST(ConfigFileTest, TheDeviceSaysWhatRanksTalkThrough) {
+  for (const auto& [device, comm] : {std::pair("cpu", "gloo"), std::pair("cuda:0", "nccl")}) {
+    const auto config =
+        ParseClusterConfig(StrCat(kModel, "pools: [{name: p, model: m, device: '", device,
+                                  "', workers: [{grpc_address: 'h:1'}, {grpc_address: 'h:2'}], "
+                                  "expert_group: {ranks: 2, rendezvous_address: 'h:3'}}]"),
+                           "c.yaml", "");
+    ASSERT_TRUE(config.ok()) << config.status();
+    EXPECT_EQ(config->pools(0).expert_group().comm(), comm);
+  }
+}
 
 TEST(ConfigFileTest, AMissingFileIsNamed) {
   const auto config = ReadClusterConfig("/nowhere/c.yaml");
