@@ -382,6 +382,9 @@ TEST_P(GpuRankGroupTest, AStepWhoseTransfersHangEndsAtItsDeadlineAndTheGroupForm
   switches.stuck_ranks[0] = -1;
   switches.stuck_ranks[1] = -1;
   EXPECT_THAT(ranks_[0]->sink().lost()[1], HasSubstr("is not complete at its deadline"));
+  // Nothing that the failed step has drawn.
+  const std::vector<int32_t> got = ranks_[0]->sink().tokens()["request-0"];
+  EXPECT_EQ(got, Alone({0}, static_cast<int32_t>(got.size()))["request-0"]);
 
   for (auto& rank : ranks_) rank->AwaitEpoch(2);
   ranks_[1]->Submit(1, Tokens(20));
