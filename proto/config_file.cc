@@ -1,32 +1,18 @@
 #include "proto/config_file.h"
 
-#include <google/protobuf/descriptor.h>
-#include <google/protobuf/message.h>
-#include <yaml-cpp/yaml.h>
+#include <arpa/inet.h>
 
-#include <cmath>
-#include <exception>
 #include <filesystem>
 #include <fstream>
-#include <limits>
 #include <set>
 #include <sstream>
+
+#include "proto/yaml_reader.h"
 
 namespace facet {
 namespace {
 
-using google::protobuf::FieldDescriptor;
-using google::protobuf::Message;
-using google::protobuf::Reflection;
-
-// Bounds of a number; numbers without a row here are ≥ 0 and as large as their type.
-struct Bound {
-  std::string_view field;  // Full name.
-  int64_t min = 0;
-  int64_t max = 0;
-};
-
-constexpr Bound kBounds[] = {
+constexpr NumberBound kBounds[] = {
     {"facet.v1.RouterConfig.queue_requests_max", 0, 1'000'000},
     {"facet.v1.RouterConfig.queue_wait_ms_max", 0, 86'400'000},
     {"facet.v1.RouterConfig.deadline_ms_default", 0, 86'400'000},
@@ -46,132 +32,6 @@ constexpr Bound kBounds[] = {
     {"facet.v1.ExpertGroupConfig.step_ms_max", 0, 3'600'000},
 };
 
-// Turns YAML nodes into fields of a message, by their names.
-class YamlReader {
- public:
-  explicit YamlReader(std::string_view file_name) : file_name_(file_name) {}
-
-  // path is how errors call the message: "" for the whole file, else "router" and so on.
-  Status ReadMessage(const YAML::Node& node, const std::string& path, Message& message) const {
-    if (!node.IsMap()) return Error(node, path, "must be a map of fields");
-    std::set<std::string> seen;
-    for (const auto& entry : node) {
-      if (!entry.first.IsScalar()) return Error(entry.first, path, "has a key that is no name");
-      const std::string& key = entry.first.Scalar();
-      const std::string field_path = path.empty() ? key : StrCat(path, ".", key);
-      const FieldDescriptor* field = message.GetDescriptor()->FindFieldByName(key);
-      if (field == nullptr) {
-        return Error(entry.first, field_path, "is not known; known here: " + FieldNames(message));
-      }
-      if (!seen.insert(key).second) return Error(entry.first, field_path, "stands twice");
-      FACET_RETURN_IF_ERROR(ReadField(entry.second, field_path, *field, message));
-    }
-    return absl::OkStatus();
-  }
-
- private:
-  Status Error(const YAML::Node& node, std::string_view path, std::string_view what) const {
-    return InvalidArgument(file_name_, ":", node.Mark().line + 1, ": ",
-                           path.empty() ? "the file" : path, " ", what);
-  }
-
-  static std::string FieldNames(const Message& message) {
-    std::string names;
-    for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
-      if (i > 0) names += ", ";
-      names += message.GetDescriptor()->field(i)->name();
-    }
-    return names;
-  }
-
-  Status ReadField(const YAML::Node& node,
-                   const std::string& path,
-                   const FieldDescriptor& field,
-                   Message& message) const {
-    if (!field.is_repeated()) return ReadValue(node, path, field, message);
-    if (!node.IsSequence()) return Error(node, path, "must be a list");
-    for (size_t i = 0; i < node.size(); ++i) {
-      FACET_RETURN_IF_ERROR(ReadValue(node[i], StrCat(path, "[", i, "]"), field, message));
-    }
-    return absl::OkStatus();
-  }
-
-  // Sets the field, or adds to it if it is repeated.
-  Status ReadValue(const YAML::Node& node,
-                   const std::string& path,
-                   const FieldDescriptor& field,
-                   Message& message) const {
-    const Reflection& reflection = *message.GetReflection();
-    if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
-      Message* inner = field.is_repeated() ? reflection.AddMessage(&message, &field)
-                                           : reflection.MutableMessage(&message, &field);
-      return ReadMessage(node, path, *inner);
-    }
-    if (!node.IsScalar()) return Error(node, path, "must be a single value");
-    switch (field.cpp_type()) {
-      case FieldDescriptor::CPPTYPE_STRING:
-        reflection.SetString(&message, &field, node.Scalar());
-        return absl::OkStatus();
-      case FieldDescriptor::CPPTYPE_INT32:
-      case FieldDescriptor::CPPTYPE_INT64:
-        return ReadInteger(node, path, field, message);
-      case FieldDescriptor::CPPTYPE_DOUBLE:
-        return ReadDouble(node, path, field, message);
-      default:
-        return Internal(path, " has a type that the reader does not know");
-    }
-  }
-
-  static Bound BoundOf(const FieldDescriptor& field) {
-    for (const Bound& bound : kBounds) {
-      if (bound.field == field.full_name()) return bound;
-    }
-    const bool narrow = field.cpp_type() == FieldDescriptor::CPPTYPE_INT32;
-    return {
-        .field = {},
-        .min = 0,
-        .max = narrow ? std::numeric_limits<int32_t>::max() : std::numeric_limits<int64_t>::max()};
-  }
-
-  Status ReadInteger(const YAML::Node& node,
-                     const std::string& path,
-                     const FieldDescriptor& field,
-                     Message& message) const {
-    const Bound bound = BoundOf(field);
-    int64_t value = 0;
-    if (!YAML::convert<int64_t>::decode(node, value) || value < bound.min || value > bound.max) {
-      return Error(node, path,
-                   StrCat("is ", node.Scalar(), "; it must be an integer from ", bound.min, " to ",
-                          bound.max));
-    }
-    const Reflection& reflection = *message.GetReflection();
-    if (field.cpp_type() == FieldDescriptor::CPPTYPE_INT32) {
-      reflection.SetInt32(&message, &field, static_cast<int32_t>(value));
-    } else {
-      reflection.SetInt64(&message, &field, value);
-    }
-    return absl::OkStatus();
-  }
-
-  Status ReadDouble(const YAML::Node& node,
-                    const std::string& path,
-                    const FieldDescriptor& field,
-                    Message& message) const {
-    const Bound bound = BoundOf(field);
-    double value = 0;
-    if (!YAML::convert<double>::decode(node, value) || !std::isfinite(value) ||
-        value < static_cast<double>(bound.min) || value > static_cast<double>(bound.max)) {
-      return Error(node, path,
-                   StrCat("is ", node.Scalar(), "; it must be a number from ", bound.min, " to ",
-                          bound.max));
-    }
-    message.GetReflection()->SetDouble(&message, &field, value);
-    return absl::OkStatus();
-  }
-
-  std::string_view file_name_;
-};
-
 // host:port with a port from 0 to 65535; a host may be an [IPv6] address.
 bool IsAddress(std::string_view text) {
   const size_t colon = text.rfind(':');
@@ -181,21 +41,18 @@ bool IsAddress(std::string_view text) {
   return std::stoi(std::string(port)) <= 65535;
 }
 
+// 127.0.0.0/8, ::1 or localhost.
+bool IsLoopback(const std::string& address) {
+  const std::string host = address.substr(0, address.rfind(':'));
+  in_addr ipv4{};
+  if (inet_pton(AF_INET, host.c_str(), &ipv4) == 1) return ntohl(ipv4.s_addr) >> 24 == 127;
+  return host == "localhost" || host == "[::1]";
+}
+
 Status CheckAddress(std::string_view field, const std::string& value, bool may_be_off) {
   if (IsAddress(value) || (may_be_off && value == "off")) return absl::OkStatus();
   return InvalidArgument(field, " is \"", value, "\"; it must be host:port",
                          may_be_off ? " or off" : "");
-}
-
-Status CheckName(std::string_view field, const std::string& value) {
-  constexpr std::string_view kAllowed =
-      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/-";
-  if (!value.empty() && value.size() <= 128 &&
-      value.find_first_not_of(kAllowed) == std::string::npos) {
-    return absl::OkStatus();
-  }
-  return InvalidArgument(field, " is \"", value,
-                         "\"; it must be 1 to 128 letters, digits or any of . _ / -");
 }
 
 Status CheckChoice(std::string_view field,
@@ -350,6 +207,39 @@ Status CheckPool(const v1::PoolConfig& pool,
   return absl::OkStatus();
 }
 
+// TLS's files, and that nothing goes beyond loopback in plain text unless it may.
+Status CheckNetwork(const v1::ClusterConfig& config) {
+  const auto check = [](std::string_view field, const std::string& path) {
+    return path.empty() ? InvalidArgument(field, " is missing") : absl::OkStatus();
+  };
+  if (config.has_worker_tls()) {
+    const v1::WorkerTls& tls = config.worker_tls();
+    FACET_RETURN_IF_ERROR(check("worker_tls.ca_file", tls.ca_file()));
+    FACET_RETURN_IF_ERROR(check("worker_tls.cert_file", tls.cert_file()));
+    FACET_RETURN_IF_ERROR(check("worker_tls.key_file", tls.key_file()));
+  }
+  const v1::RouterConfig& router = config.router();
+  if (router.has_tls()) {
+    FACET_RETURN_IF_ERROR(check("router.tls.cert_file", router.tls().cert_file()));
+    FACET_RETURN_IF_ERROR(check("router.tls.key_file", router.tls().key_file()));
+    const std::string& http = router.http_address();
+    if (http != "off" && !IsLoopback(http) && !config.insecure_network()) {
+      return InvalidArgument(
+          "router.http_address is ", http,
+          ", where HTTP is in plain text, and router.tls is set; put it on loopback behind a proxy "
+          "that ends TLS, or set insecure_network: true");
+    }
+  }
+  for (int i = 0; i < config.pools_size(); ++i) {
+    for (int j = 0; j < config.pools(i).workers_size(); ++j) {
+      FACET_RETURN_IF_ERROR(
+          CheckWorkerAddress(config, StrCat("pools[", i, "].workers[", j, "].grpc_address"),
+                             config.pools(i).workers(j).grpc_address()));
+    }
+  }
+  return absl::OkStatus();
+}
+
 Status CheckConfig(const v1::ClusterConfig& config) {
   std::set<std::string> model_names;
   FACET_RETURN_IF_ERROR(CheckName("name", config.name()));
@@ -364,10 +254,45 @@ Status CheckConfig(const v1::ClusterConfig& config) {
       return InvalidArgument(path, ".name is \"", config.pools(i).name(), "\", which stands twice");
     }
   }
-  return absl::OkStatus();
+  return CheckNetwork(config);
+}
+
+// Paths in the file are relative to it.
+void ResolvePaths(std::string_view directory, v1::ClusterConfig& config) {
+  const auto resolve = [directory](std::string* path) {
+    if (!path->empty()) *path = (std::filesystem::path(directory) / *path).string();
+  };
+  for (v1::ModelConfig& model : *config.mutable_models()) resolve(model.mutable_directory());
+  for (v1::PoolConfig& pool : *config.mutable_pools()) {
+    if (pool.has_expert_group()) resolve(pool.mutable_expert_group()->mutable_key_file());
+  }
+  resolve(config.mutable_tenants_file());
+  if (config.has_worker_tls()) {
+    v1::WorkerTls& tls = *config.mutable_worker_tls();
+    for (std::string* path :
+         {tls.mutable_ca_file(), tls.mutable_cert_file(), tls.mutable_key_file()}) {
+      resolve(path);
+    }
+  }
+  if (config.router().has_tls()) {
+    v1::ServerTls& tls = *config.mutable_router()->mutable_tls();
+    resolve(tls.mutable_cert_file());
+    resolve(tls.mutable_key_file());
+  }
 }
 
 }  // namespace
+
+Status CheckWorkerAddress(const v1::ClusterConfig& config,
+                          std::string_view field,
+                          const std::string& address) {
+  if (IsLoopback(address) || config.has_worker_tls() || config.insecure_network()) {
+    return absl::OkStatus();
+  }
+  return InvalidArgument(field, " is ", address,
+                         ", which is beyond loopback, where router and workers need TLS; set "
+                         "worker_tls, or insecure_network: true if the network is private");
+}
 
 StatusOr<v1::ClusterConfig> ReadClusterConfig(const std::string& path) {
   std::error_code error;
@@ -385,25 +310,10 @@ StatusOr<v1::ClusterConfig> ParseClusterConfig(const std::string& yaml,
                                                std::string_view file_name,
                                                std::string_view directory) {
   v1::ClusterConfig config;
-  try {
-    const YAML::Node root = YAML::Load(yaml);
-    if (root.IsNull()) return InvalidArgument(file_name, ": the file is empty");
-    FACET_RETURN_IF_ERROR(YamlReader(file_name).ReadMessage(root, "", config));
-  } catch (const YAML::Exception& error) {
-    return InvalidArgument(file_name, ":", error.mark.line + 1, ": ", error.msg);
-  } catch (const std::exception& error) {
-    return InvalidArgument(file_name, ": ", error.what());
-  }
+  FACET_RETURN_IF_ERROR(ReadYaml(yaml, file_name, kBounds, config).status());
   FillDefaults(config);
   if (const Status status = CheckConfig(config); !status.ok()) return Annotate(status, file_name);
-  for (v1::ModelConfig& model : *config.mutable_models()) {
-    model.set_directory((std::filesystem::path(directory) / model.directory()).string());
-  }
-  for (v1::PoolConfig& pool : *config.mutable_pools()) {
-    if (!pool.has_expert_group() || pool.expert_group().key_file().empty()) continue;
-    v1::ExpertGroupConfig& group = *pool.mutable_expert_group();
-    group.set_key_file((std::filesystem::path(directory) / group.key_file()).string());
-  }
+  ResolvePaths(directory, config);
   return config;
 }
 

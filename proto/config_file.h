@@ -11,14 +11,20 @@
 
 namespace facet {
 
-// Reads the file at path. Model directories become absolute or relative to the working directory,
-// as path is.
+// Reads the file at path. Paths in it become absolute or relative to the working directory, as path
+// is.
 StatusOr<v1::ClusterConfig> ReadClusterConfig(const std::string& path);
 
-// As ReadClusterConfig for the text of a file: file_name stands in errors, and relative model
-// directories are resolved against directory.
+// As ReadClusterConfig for the text of a file: file_name stands in errors, and relative paths are
+// resolved against directory.
 StatusOr<v1::ClusterConfig> ParseClusterConfig(const std::string& yaml,
                                                std::string_view file_name,
                                                std::string_view directory);
+
+// INVALID_ARGUMENT names field and address if a worker must not serve there: beyond loopback
+// (127.0.0.0/8, ::1, localhost) without worker_tls, unless the config says insecure_network.
+Status CheckWorkerAddress(const v1::ClusterConfig& config,
+                          std::string_view field,
+                          const std::string& address);
 
 }  // namespace facet

@@ -149,15 +149,20 @@ class Cluster:
     models: how many workers of each model. pool and router: more fields of the config, as YAML text
     per key. ranks: the workers are the ranks of one expert-parallel group of so many, and spares.
     hosts: by worker, (address, network namespace) if not the loopback of this one.
+    fields: more of the config's own. api_key and ca_file: of the client, if the router wants them.
     """
 
-    def __init__(self, models, pool=None, router=None, ranks=0, hosts=None):
+    def __init__(self, models, pool=None, router=None, ranks=0, hosts=None, fields=None,
+                 api_key=None, ca_file=None):
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix='facet-e2e-'))
         atexit.register(shutil.rmtree, self.directory, ignore_errors=True)
         self._models = models
         self._pool = {'threads': 1, 'kv_bytes': 64 << 20, 'price_usd_per_hour': 3.6, **(pool or {})}
         self._router = router or {}
         self._hosts = hosts or {}
+        self._fields = fields or {}
+        self._api_key = api_key
+        self._ca_file = ca_file
         self.num_ranks = ranks
         if ranks > 0:
             os.environ.setdefault('FACET_GROUP_KEY', secrets.token_hex(16))
@@ -179,7 +184,10 @@ class Cluster:
         return self._hosts.get(index, ('127.0.0.1', None))
 
     def _Yaml(self, ports):
-        text = 'name: e2e\nrouter:\n'
+        text = 'name: e2e\n'
+        for key, value in self._fields.items():
+            text += f'{key}: {value}\n'
+        text += 'router:\n'
         for key, value in {'grpc_address': '127.0.0.1:0', 'http_address': '127.0.0.1:0',
                            'metrics_address': '127.0.0.1:0', **self._router}.items():
             text += f'  {key}: {value}\n'
@@ -230,8 +238,9 @@ class Cluster:
         self.workers[index] = Worker(self.worker_config, old.pool, old.index, old.grpc_port,
                                      old.metrics_port, old.host, old.namespace)
 
-    def NewClient(self, options=()):
-        return reflected.Client(f'127.0.0.1:{self.grpc_port}', options)
+    def NewClient(self, options=(), api_key=None):
+        return reflected.Client(f'127.0.0.1:{self.grpc_port}', options, api_key or self._api_key,
+                                self._ca_file)
 
     def Ask(self, text='What is the capital of France?', model=None, **fields):
         """One greedy chat turn, whole."""

@@ -237,6 +237,7 @@ class CutLinkTest(GroupCase):
     def test_a_cut_link_is_found_and_the_group_forms_when_it_heals(self):
         self.servers = cluster.Cluster(
             {cluster.A4B: 2}, ranks=2, router={'queue_wait_ms_max': 1500},
+            fields={'insecure_network': 'true'},
             hosts={0: (f'{self.NETWORK}.1', None), 1: (f'{self.NETWORK}.2', self.namespace)})
         self.client = self.servers.client
         epoch = self.servers.WorkerStatus(0).group_epoch

@@ -3,6 +3,8 @@
 No generated file is involved, as with any client that was not built here.
 """
 
+import functools
+
 import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf import message_factory
@@ -15,12 +17,16 @@ class Client:
     """Calls the methods of the service by name.
 
     `client.Chat(message, timeout=...)` gives what a generated stub gives: an iterator for streaming
-    methods, a message for the others. `client.New('ChatRequest', ...)` makes a message.
+    methods, a message for the others; api_key goes with each. `client.New('ChatRequest', ...)` makes a message.
     """
 
-    def __init__(self, address, options=()):
-        self.channel = grpc.insecure_channel(address, options=[
-            ('grpc.use_local_subchannel_pool', 1), *options])
+    def __init__(self, address, options=(), api_key=None, ca_file=None):
+        options = [('grpc.use_local_subchannel_pool', 1), *options]
+        if ca_file:
+            credentials = grpc.ssl_channel_credentials(ca_file.read_bytes())
+            self.channel = grpc.secure_channel(address, credentials, options)
+        else:
+            self.channel = grpc.insecure_channel(address, options)
         database = proto_reflection_descriptor_database.ProtoReflectionDescriptorDatabase(
             self.channel)
         self.service_names = database.get_services()
@@ -29,11 +35,14 @@ class Client:
         for method in self._pool.FindServiceByName(SERVICE).methods:
             make = self.channel.unary_stream if method.server_streaming else (
                 self.channel.unary_unary)
-            self._calls[method.name] = make(
+            call = make(
                 f'/{SERVICE}/{method.name}',
                 request_serializer=lambda message: message.SerializeToString(),
                 response_deserializer=message_factory.GetMessageClass(
                     method.output_type).FromString)
+            if api_key:
+                call = functools.partial(call, metadata=[('authorization', f'Bearer {api_key}')])
+            self._calls[method.name] = call
 
     def __getattr__(self, name):
         if name.startswith('_') or name not in self._calls:

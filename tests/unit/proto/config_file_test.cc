@@ -134,6 +134,25 @@ const BadCase kBadCases[] = {
                       "workers: [{grpc_address: 'h:1'}, {grpc_address: 'h:2'}], "
                       "expert_group: {ranks: 2, comm: gloo, rendezvous_address: 'h:3'}}]",
      .message = "comm is gloo; it must be nccl where the pool's device is cuda:1"},
+    {.name = "workers_beyond_loopback_in_plain_text",
+     .yaml = kModel + "pools: [{name: p, model: m, workers: [{grpc_address: '127.0.0.1:1'}, "
+                      "{grpc_address: '10.1.2.3:7170'}]}]",
+     .message = "pools[0].workers[1].grpc_address is 10.1.2.3:7170, which is beyond loopback"},
+    {.name = "a_name_that_looks_like_loopback",
+     .yaml = kModel + "pools: [{name: p, model: m, workers: [{grpc_address: '127.0.0.1.nip:1'}]}]",
+     .message = "is 127.0.0.1.nip:1, which is beyond loopback"},
+    {.name = "worker_tls_without_a_file",
+     .yaml = kModel + "worker_tls: {ca_file: ca.pem, cert_file: cert.pem}",
+     .message = "worker_tls.key_file is missing"},
+    {.name = "router_tls_without_a_file",
+     .yaml = kModel + "router: {tls: {key_file: key.pem}}",
+     .message = "router.tls.cert_file is missing"},
+    {.name = "router_tls_beside_plain_http",
+     .yaml = kModel + "router: {http_address: '0.0.0.0:80', tls: {cert_file: c, key_file: k}}",
+     .message = "router.http_address is 0.0.0.0:80, where HTTP is in plain text"},
+    {.name = "not_a_boolean",
+     .yaml = kModel + "insecure_network: 1",
+     .message = "c.yaml:2: insecure_network is 1; it must be true or false"},
 };
 
 INSTANTIATE_TEST_SUITE_P(All,
@@ -145,12 +164,41 @@ TEST(ConfigFileTest, TheDeviceSaysWhatRanksTalkThrough) {
   for (const auto& [device, comm] : {std::pair("cpu", "gloo"), std::pair("cuda:0", "nccl")}) {
     const auto config =
         ParseClusterConfig(StrCat(kModel, "pools: [{name: p, model: m, device: '", device,
-                                  "', workers: [{grpc_address: 'h:1'}, {grpc_address: 'h:2'}], "
-                                  "expert_group: {ranks: 2, rendezvous_address: 'h:3'}}]"),
+                                  "', workers: [{grpc_address: 'localhost:1'}, "
+                                  "{grpc_address: 'localhost:2'}], expert_group: {ranks: 2, "
+                                  "rendezvous_address: 'localhost:3'}}]"),
                            "c.yaml", "");
     ASSERT_TRUE(config.ok()) << config.status();
     EXPECT_EQ(config->pools(0).expert_group().comm(), comm);
   }
+}
+
+TEST(ConfigFileTest, WhereWorkersMayServe) {
+  const std::string pool = "pools: [{name: p, model: m, workers: [{grpc_address: '";
+  for (const char* address : {"127.0.0.1:1", "127.9.9.9:1", "localhost:1", "[::1]:1"}) {
+    EXPECT_TRUE(ParseClusterConfig(kModel + pool + address + "'}]}]", "c.yaml", "").ok())
+        << address;
+  }
+  for (const char* permission :
+       {"insecure_network: true", "worker_tls: {ca_file: a, cert_file: b, key_file: c}"}) {
+    const auto config =
+        ParseClusterConfig(kModel + pool + "10.1.2.3:1'}]}]\n" + permission, "c.yaml", "");
+    EXPECT_TRUE(config.ok()) << permission << ": " << MessageOf(config.status());
+  }
+}
+
+TEST(ConfigFileTest, PathsAreRelativeToTheFile) {
+  const auto config = ParseClusterConfig(
+      kModel +
+          "tenants_file: tenants.yaml\n"
+          "worker_tls: {ca_file: tls/ca.pem, cert_file: tls/cert.pem, key_file: /run/key.pem}\n"
+          "router: {tls: {cert_file: router.pem, key_file: router.key}}",
+      "c.yaml", "/etc/facet");
+  ASSERT_TRUE(config.ok()) << MessageOf(config.status());
+  EXPECT_EQ(config->tenants_file(), "/etc/facet/tenants.yaml");
+  EXPECT_EQ(config->worker_tls().ca_file(), "/etc/facet/tls/ca.pem");
+  EXPECT_EQ(config->worker_tls().key_file(), "/run/key.pem");
+  EXPECT_EQ(config->router().tls().cert_file(), "/etc/facet/router.pem");
 }
 
 TEST(ConfigFileTest, AMissingFileIsNamed) {
