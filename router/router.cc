@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "proto/grpc_status.h"
+#include "proto/grpc_tls.h"
 
 namespace facet::router {
 namespace {
@@ -44,7 +45,12 @@ StatusOr<std::unique_ptr<Router>> Router::Create(const v1::ClusterConfig& config
     FACET_ASSIGN_OR_RETURN(ServedModel model, ServedModel::Load(model_config));
     models.push_back(std::move(model));
   }
-  return std::make_unique<Router>(config, std::move(models), options, clock);
+  RouterOptions complete = options;
+  if (config.has_worker_tls()) {
+    FACET_ASSIGN_OR_RETURN(complete.worker_credentials,
+                           WorkerChannelCredentials(config.worker_tls()));
+  }
+  return std::make_unique<Router>(config, std::move(models), complete, clock);
 }
 
 Router::Router(const v1::ClusterConfig& config,
@@ -75,7 +81,9 @@ Router::Router(const v1::ClusterConfig& config,
   for (size_t i = 0; i < workers.size(); ++i) {
     const GrpcWorkerClient::Options link_options{.worker = static_cast<int>(i),
                                                  .grpc_address = workers[i].grpc_address,
-                                                 .router_id = router_id};
+                                                 .router_id = router_id,
+                                                 .credentials = options.worker_credentials,
+                                                 .server_name = config.worker_tls().server_name()};
     links_.push_back(options.make_link ? options.make_link(link_options, *this)
                                        : std::make_unique<GrpcWorkerClient>(link_options, *this));
   }

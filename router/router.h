@@ -26,6 +26,7 @@ struct RouterOptions {
   RelayOptions relay;
   std::string router_id;     // Empty: drawn from random_seed.
   uint64_t random_seed = 0;  // Of ids and of seeds that clients leave out.
+  std::shared_ptr<grpc::ChannelCredentials> worker_credentials;  // Null: plain text. Create knows.
   // Makes the connection to one worker; empty: a GrpcWorkerClient. Tests put their own here.
   std::function<std::unique_ptr<WorkerLink>(const GrpcWorkerClient::Options&, WorkerLinkListener&)>
       make_link;

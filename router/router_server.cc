@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "proto/grpc_tls.h"
+
 namespace facet::router {
 
 StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::ClusterConfig& config,
@@ -15,6 +17,12 @@ StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::ClusterCon
   const v1::RouterConfig& router_config = config.router();
   std::unique_ptr<RouterServer> server(new RouterServer);
   server->drain_ms_max_ = router_config.drain_ms_max();
+  server->tenants_ = std::make_unique<TenantDirectory>();
+  if (!config.tenants_file().empty()) {
+    FACET_ASSIGN_OR_RETURN(server->tenants_, TenantDirectory::Open(config.tenants_file()));
+    server->tenants_->Follow();
+  }
+  FACET_ASSIGN_OR_RETURN(auto credentials, RouterServerCredentials(router_config));
   server->router_ = std::move(router);
   if (router_config.metrics_address() != "off") {
     FACET_ASSIGN_OR_RETURN(server->metrics_, MetricsServer::Start(router_config.metrics_address(),
@@ -22,13 +30,14 @@ StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::ClusterCon
   }
   FACET_ASSIGN_OR_RETURN(server->grpc_,
                          GrpcFront::Start({.address = router_config.grpc_address(),
+                                           .credentials = std::move(credentials),
                                            .message_bytes_max = router_config.message_bytes_max()},
-                                          *server->router_));
+                                          *server->tenants_, *server->router_));
   if (router_config.http_address() != "off") {
     FACET_ASSIGN_OR_RETURN(server->openai_,
                            OpenAiFront::Start({.address = router_config.http_address(),
                                                .body_bytes_max = router_config.message_bytes_max()},
-                                              *server->router_));
+                                              *server->tenants_, *server->router_));
   }
   server->router_->Start();
   return server;

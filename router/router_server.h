@@ -7,6 +7,7 @@
 #include "base/metrics.h"
 #include "base/status.h"
 #include "facet/v1/config.pb.h"
+#include "router/admission/tenants.h"
 #include "router/front/grpc_front.h"
 #include "router/front/openai_front.h"
 #include "router/router.h"
@@ -40,6 +41,7 @@ class RouterServer {
   void Stop();
 
   int64_t drain_ms_max_ = 0;
+  std::unique_ptr<TenantDirectory> tenants_;
   // Requests hold streams that belong to the fronts, so the router goes first.
   std::unique_ptr<GrpcFront> grpc_;
   std::unique_ptr<OpenAiFront> openai_;

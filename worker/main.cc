@@ -22,6 +22,7 @@
 #include "proto/config_file.h"
 #include "proto/grpc_log.h"
 #include "proto/grpc_status.h"
+#include "proto/grpc_tls.h"
 #include "worker/comm/gloo_communicator.h"
 #include "worker/comm/nccl_communicator.h"
 #include "worker/comm/nccl_library.h"
@@ -124,6 +125,8 @@ Status Run(const Flags& flags, SignalAction& on_signal) {
   FACET_ASSIGN_OR_RETURN(const facet::v1::ClusterConfig cluster, ReadClusterConfig(flags.config));
   FACET_ASSIGN_OR_RETURN(const WorkerPlace place, FindPlace(cluster, flags.place));
   const facet::v1::PoolConfig& pool = place.pool;
+  FACET_RETURN_IF_ERROR(CheckWorkerAddress(cluster, "--grpc-address", place.grpc_address));
+  FACET_ASSIGN_OR_RETURN(auto credentials, WorkerServerCredentials(cluster));
 
   // The port answers while the weights load.
   WorkerService service(clock);
@@ -131,7 +134,7 @@ Status Run(const Flags& flags, SignalAction& on_signal) {
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   int port = 0;
-  builder.AddListeningPort(place.grpc_address, grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(place.grpc_address, credentials, &port);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.SetMaxReceiveMessageSize(64 << 20);
   builder.RegisterService(&service);

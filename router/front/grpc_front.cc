@@ -92,9 +92,11 @@ class StreamCall final : public AnswerStream, public grpc::ServerWriteReactor<Re
 // What both streaming calls have.
 template <typename Request>
 ClientRequest CommonRequest(const Request& message,
+                            std::string tenant,
                             const grpc::CallbackServerContext& context,
                             const Clock& clock) {
   ClientRequest request;
+  request.tenant = std::move(tenant);
   request.model = message.model();
   request.sampling = message.sampling();
   request.limits = message.limits();
@@ -111,12 +113,14 @@ ClientRequest CommonRequest(const Request& message,
 
 class InferenceServiceImpl final : public v1::InferenceService::CallbackService {
  public:
-  explicit InferenceServiceImpl(Router& router) : router_(router) {}
+  InferenceServiceImpl(const TenantDirectory& tenants, Router& router)
+      : tenants_(tenants), router_(router) {}
 
   grpc::ServerWriteReactor<v1::ChatResponse>* Chat(grpc::CallbackServerContext* context,
                                                    const v1::ChatRequest* message) override {
     const auto convert = [&]() -> StatusOr<ClientRequest> {
-      ClientRequest request = CommonRequest(*message, *context, router_.clock());
+      FACET_ASSIGN_OR_RETURN(std::string tenant, TenantOf(*context));
+      ClientRequest request = CommonRequest(*message, std::move(tenant), *context, router_.clock());
       FACET_ASSIGN_OR_RETURN(request.prompt, ConversationFromProto(*message));
       return request;
     };
@@ -125,45 +129,67 @@ class InferenceServiceImpl final : public v1::InferenceService::CallbackService 
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* message) override {
-    ClientRequest request = CommonRequest(*message, *context, router_.clock());
-    if (message->has_ids()) {
-      request.prompt = TokenPrompt{{message->ids().ids().begin(), message->ids().ids().end()}};
-    } else {
-      request.prompt = TextPrompt{message->text()};
-    }
-    return StreamCall<v1::GenerateResponse>::Start(router_, std::move(request));
+    const auto convert = [&]() -> StatusOr<ClientRequest> {
+      FACET_ASSIGN_OR_RETURN(std::string tenant, TenantOf(*context));
+      ClientRequest request = CommonRequest(*message, std::move(tenant), *context, router_.clock());
+      if (message->has_ids()) {
+        request.prompt = TokenPrompt{{message->ids().ids().begin(), message->ids().ids().end()}};
+      } else {
+        request.prompt = TextPrompt{message->text()};
+      }
+      return request;
+    };
+    return StreamCall<v1::GenerateResponse>::Start(router_, convert());
   }
 
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
                                      const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override {
-    StatusOr<v1::TokenizeResponse> result = router_.Tokenize(*request);
-    if (result.ok()) *response = std::move(*result);
-    return Reply(*context, result.status());
+    return Reply(*context, *response, [&] { return router_.Tokenize(*request); });
   }
 
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
                                        const v1::ListModelsRequest* /*request*/,
                                        v1::ListModelsResponse* response) override {
-    *response = router_.ListModels();
-    return Reply(*context, absl::OkStatus());
+    return Reply(*context, *response, [&] { return router_.ListModels(); });
   }
 
   grpc::ServerUnaryReactor* GetStatus(grpc::CallbackServerContext* context,
                                       const v1::GetStatusRequest* /*request*/,
                                       v1::GetStatusResponse* response) override {
-    *response = router_.GetStatus();
-    return Reply(*context, absl::OkStatus());
+    return Reply(*context, *response, [&] { return router_.GetStatus(); });
   }
 
  private:
-  static grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext& context,
-                                         const Status& status) {
+  StatusOr<std::string> TenantOf(const grpc::CallbackServerContext& context) const {
+    const auto header = [&context](const char* name) -> std::string_view {
+      const auto found = context.client_metadata().find(name);
+      if (found == context.client_metadata().end()) return {};
+      return {found->second.data(), found->second.size()};
+    };
+    StatusOr<std::string> tenant =
+        tenants_.TenantOf(ApiKeyOf(header("authorization"), header("x-api-key")));
+    if (!tenant.ok()) router_.metrics().Write()->requests_unauthenticated.At("grpc").Add(1);
+    return tenant;
+  }
+
+  // Answers a unary call with what answer() gives, if the caller is some tenant.
+  template <typename Response, typename Answer>
+  grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext& context,
+                                  Response& response,
+                                  const Answer& answer) const {
+    Status status = TenantOf(context).status();
+    if (status.ok()) {
+      StatusOr<Response> result = answer();
+      if (result.ok()) response = std::move(*result);
+      status = result.status();
+    }
     grpc::ServerUnaryReactor* reactor = context.DefaultReactor();
     reactor->Finish(ToGrpcStatus(status));
     return reactor;
   }
 
+  const TenantDirectory& tenants_;
   Router& router_;
 };
 
@@ -171,13 +197,14 @@ class InferenceServiceImpl final : public v1::InferenceService::CallbackService 
 
 class GrpcFront::Server {
  public:
-  explicit Server(Router& router) : router_(router), service_(router) {}
+  Server(const TenantDirectory& tenants, Router& router)
+      : router_(router), service_(tenants, router) {}
 
   Status Listen(const Options& options) {
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     grpc::ServerBuilder builder;
-    builder.AddListeningPort(options.address, grpc::InsecureServerCredentials(), &port_);
+    builder.AddListeningPort(options.address, options.credentials, &port_);
     builder.SetMaxReceiveMessageSize(options.message_bytes_max);
     builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, 16 << 10);
     builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 1024);
@@ -242,8 +269,10 @@ class GrpcFront::Server {
   std::map<std::string, bool> serving_ ABSL_GUARDED_BY(mutex_);  // As health says now.
 };
 
-StatusOr<std::unique_ptr<GrpcFront>> GrpcFront::Start(const Options& options, Router& router) {
-  auto server = std::make_unique<Server>(router);
+StatusOr<std::unique_ptr<GrpcFront>> GrpcFront::Start(const Options& options,
+                                                      const TenantDirectory& tenants,
+                                                      Router& router) {
+  auto server = std::make_unique<Server>(tenants, router);
   FACET_RETURN_IF_ERROR(server->Listen(options));
   return std::unique_ptr<GrpcFront>(new GrpcFront(std::move(server)));
 }

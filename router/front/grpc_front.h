@@ -1,5 +1,6 @@
 // facet.v1.InferenceService over gRPC, with grpc.health.v1 and reflection. Bytes → ClientRequest,
-// and answer events → messages; nothing is decided here.
+// and answer events → messages. Every method of the service needs the key of a tenant; health and
+// reflection are open.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +8,12 @@
 #include <string>
 
 #include "base/status.h"
+#include "router/admission/tenants.h"
 #include "router/router.h"
+
+namespace grpc {
+class ServerCredentials;
+}
 
 namespace facet::router {
 
@@ -15,12 +21,15 @@ class GrpcFront {
  public:
   struct Options {
     std::string address;  // Port 0 picks one.
+    std::shared_ptr<grpc::ServerCredentials> credentials;
     int32_t message_bytes_max = 4 << 20;
   };
 
-  // Listens from now on. The router must outlive the front and not have started: the front listens
-  // to its snapshots for health.
-  static StatusOr<std::unique_ptr<GrpcFront>> Start(const Options& options, Router& router);
+  // Listens from now on. Router and tenants must outlive the front, and the router must not have
+  // started: the front listens to its snapshots for health.
+  static StatusOr<std::unique_ptr<GrpcFront>> Start(const Options& options,
+                                                    const TenantDirectory& tenants,
+                                                    Router& router);
   ~GrpcFront();
 
   int port() const;

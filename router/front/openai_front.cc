@@ -113,8 +113,8 @@ class OpenAiFront::Server {
   using Request = http::request<http::string_body>;
   using Response = http::response<http::string_body>;
 
-  Server(Options options, Router& router)
-      : options_(std::move(options)), router_(router), io_(1), acceptor_(io_) {}
+  Server(Options options, const TenantDirectory& tenants, Router& router)
+      : options_(std::move(options)), tenants_(tenants), router_(router), io_(1), acceptor_(io_) {}
 
   ~Server() { Stop(); }
 
@@ -192,6 +192,17 @@ class OpenAiFront::Server {
       parser.header_limit(static_cast<uint32_t>(options_.header_bytes_max));
       parser.body_limit(static_cast<uint64_t>(options_.body_bytes_max));
       stream.expires_after(std::chrono::milliseconds(options_.request_ms_max));
+      auto [header_error, header_bytes] =
+          co_await http::async_read_header(stream, buffer, parser, kAwait);
+      if (header_error) {
+        co_await AnswerBadRead(stream, header_error);
+        co_return;
+      }
+      StatusOr<std::string> tenant = TenantOf(parser.get());
+      if (!tenant.ok()) {
+        co_await Refuse(stream, parser.get(), tenant.status());
+        co_return;
+      }
       auto [error, bytes] = co_await http::async_read(stream, buffer, parser, kAwait);
       if (error) {
         co_await AnswerBadRead(stream, error);
@@ -199,12 +210,35 @@ class OpenAiFront::Server {
       }
       const Request request = parser.release();
       SetAnswering(+1);
-      const bool keep = co_await Answer(stream, request);
+      const bool keep = co_await Answer(stream, request, std::move(*tenant));
       SetAnswering(-1);
       if (!keep) break;
     }
     error_code ignored;
     stream.socket().shutdown(tcp::socket::shutdown_send, ignored);
+  }
+
+  static std::string PathOf(const Request& request) {
+    std::string target = ToString(request.target());
+    return target.substr(0, target.find('?'));
+  }
+
+  // Whose request this is, by its header; UNAUTHENTICATED ends it. Health is anybody's.
+  StatusOr<std::string> TenantOf(const Request& header) const {
+    if (PathOf(header) == "/health") return std::string();
+    const beast::string_view authorization = header[http::field::authorization];
+    const beast::string_view x_api_key = header["x-api-key"];
+    StatusOr<std::string> tenant = tenants_.TenantOf(ApiKeyOf(
+        {authorization.data(), authorization.size()}, {x_api_key.data(), x_api_key.size()}));
+    if (!tenant.ok()) router_.metrics().Write()->requests_unauthenticated.At("http").Add(1);
+    return tenant;
+  }
+
+  // Answers without having read the body, which is why the connection ends.
+  asio::awaitable<void> Refuse(beast::tcp_stream& stream, Request& header, const Status& status) {
+    header.keep_alive(false);
+    co_await SendError(stream, header, status);
+    co_await ReadRest(stream);
   }
 
   asio::awaitable<void> AnswerBadRead(beast::tcp_stream& stream, error_code error) {
@@ -243,13 +277,14 @@ class OpenAiFront::Server {
   }
 
   // True if the connection can take another request.
-  asio::awaitable<bool> Answer(beast::tcp_stream& stream, const Request& request) {
-    std::string target = ToString(request.target());
-    target = target.substr(0, target.find('?'));
+  asio::awaitable<bool> Answer(beast::tcp_stream& stream,
+                               const Request& request,
+                               std::string tenant) {
+    const std::string target = PathOf(request);
     const bool is_get = request.method() == http::verb::get;
     if (target == "/v1/chat/completions") {
       if (request.method() == http::verb::post) {
-        const bool keep = co_await Chat(stream, request);
+        const bool keep = co_await Chat(stream, request, std::move(tenant));
         co_return keep;
       }
     } else if (target == "/health" || target == "/v1/models" || target.starts_with("/v1/models/")) {
@@ -302,12 +337,15 @@ class OpenAiFront::Server {
     co_return keep;
   }
 
-  asio::awaitable<bool> Chat(beast::tcp_stream& stream, const Request& request) {
+  asio::awaitable<bool> Chat(beast::tcp_stream& stream,
+                             const Request& request,
+                             std::string tenant) {
     StatusOr<OpenAiRequest> parsed = ParseChatCompletion(request.body());
     if (!parsed.ok()) {
       const bool keep = co_await SendError(stream, request, parsed.status());
       co_return keep;
     }
+    parsed->request.tenant = std::move(tenant);
     parsed->request.arrival_ns = router_.clock().NowNs();
     const StatusOr<const ServedModel*> model = FindModel(parsed->request.model, router_.models());
     const Tokenizer* tokenizer =
@@ -434,6 +472,7 @@ class OpenAiFront::Server {
       response.set(http::field::retry_after, std::to_string((*retry_ms + 999) / 1000));
       response.set("retry-after-ms", std::to_string(*retry_ms));
     }
+    if (absl::IsUnauthenticated(status)) response.set(http::field::www_authenticate, "Bearer");
     const bool keep = co_await SendResponse(stream, request, HttpStatusOf(status),
                                             ErrorBody(status), std::move(response));
     co_return keep;
@@ -472,6 +511,7 @@ class OpenAiFront::Server {
   }
 
   const Options options_;
+  const TenantDirectory& tenants_;
   Router& router_;
   asio::io_context io_;
   tcp::acceptor acceptor_;
@@ -483,8 +523,10 @@ class OpenAiFront::Server {
   int answering_ ABSL_GUARDED_BY(mutex_) = 0;  // Requests read and not fully answered.
 };
 
-StatusOr<std::unique_ptr<OpenAiFront>> OpenAiFront::Start(const Options& options, Router& router) {
-  auto server = std::make_unique<Server>(options, router);
+StatusOr<std::unique_ptr<OpenAiFront>> OpenAiFront::Start(const Options& options,
+                                                          const TenantDirectory& tenants,
+                                                          Router& router) {
+  auto server = std::make_unique<Server>(options, tenants, router);
   FACET_RETURN_IF_ERROR(server->Listen());
   return std::unique_ptr<OpenAiFront>(new OpenAiFront(std::move(server)));
 }

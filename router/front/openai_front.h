@@ -1,6 +1,6 @@
 // The OpenAI-compatible HTTP front: POST /v1/chat/completions (also as server-sent events),
-// GET /v1/models, GET /health. One thread with a coroutine per connection; HTTP and JSON only,
-// nothing is decided here.
+// GET /v1/models, GET /health. One thread with a coroutine per connection; HTTP and JSON only.
+// Everything but /health needs the key of a tenant, which is looked at before the body is read.
 //
 // Bounds: header and body bytes, connections, time to send a request, time a client may take to
 // read.
@@ -11,6 +11,7 @@
 #include <string>
 
 #include "base/status.h"
+#include "router/admission/tenants.h"
 #include "router/router.h"
 
 namespace facet::router {
@@ -26,8 +27,10 @@ class OpenAiFront {
     int64_t write_ms_max = 30'000;    // For a client to take a piece of its answer.
   };
 
-  // Serves from now on. The router must outlive the front's last answer.
-  static StatusOr<std::unique_ptr<OpenAiFront>> Start(const Options& options, Router& router);
+  // Serves from now on. Router and tenants must outlive the front's last answer.
+  static StatusOr<std::unique_ptr<OpenAiFront>> Start(const Options& options,
+                                                      const TenantDirectory& tenants,
+                                                      Router& router);
   ~OpenAiFront();
 
   int port() const;

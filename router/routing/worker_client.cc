@@ -134,8 +134,12 @@ GrpcWorkerClient::GrpcWorkerClient(Options options, WorkerLinkListener& listener
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kBackoffMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kBackoffMs);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  stub_->channel = grpc::CreateCustomChannel(options_.grpc_address,
-                                             grpc::InsecureChannelCredentials(), arguments);
+  if (!options_.server_name.empty()) {
+    arguments.SetSslTargetNameOverride(options_.server_name);
+  }
+  const auto credentials =
+      options_.credentials != nullptr ? options_.credentials : grpc::InsecureChannelCredentials();
+  stub_->channel = grpc::CreateCustomChannel(options_.grpc_address, credentials, arguments);
   stub_->service = WorkerService::NewStub(stub_->channel);
 }
 
@@ -160,11 +164,20 @@ void GrpcWorkerClient::Describe() {
       [this, call](const grpc::Status& status) { OnDescribeDone(call, FromGrpcStatus(status)); });
 }
 
+Status GrpcWorkerClient::ExplainClosing(const Status& status) const {
+  if (!absl::IsUnavailable(status) || !MessageOf(status).ends_with("Socket closed")) return status;
+  return Unavailable(
+      MessageOf(status),
+      options_.credentials == nullptr
+          ? "; if this stays, the worker wants TLS and this router has no worker_tls"
+          : "; if this stays, the worker does not accept worker_tls.cert_file: its log says why");
+}
+
 void GrpcWorkerClient::OnDescribeDone(DescribeCall* call, const Status& status) {
   if (status.ok()) {
     listener_.OnDescribed(options_.worker, std::move(call->response));
   } else {
-    listener_.OnDescribed(options_.worker, status);
+    listener_.OnDescribed(options_.worker, ExplainClosing(status));
   }
   absl::MutexLock lock(&mutex_);
   if (describe_ == call) describe_ = nullptr;

@@ -13,6 +13,10 @@
 #include "base/status.h"
 #include "facet/worker/v1/worker.pb.h"
 
+namespace grpc {
+class ChannelCredentials;
+}
+
 namespace facet::router {
 
 // Hears what a worker says. Called on gRPC threads: implementations post and return.
@@ -54,6 +58,8 @@ class GrpcWorkerClient final : public WorkerLink {
     int worker = 0;  // Index, as the listener knows it.
     std::string grpc_address;
     std::string router_id;
+    std::shared_ptr<grpc::ChannelCredentials> credentials;  // Null: plain text.
+    std::string server_name;  // In the worker's certificate; empty: the host of grpc_address.
     int64_t describe_ms_max = 5000;
     int frames_unread_max = 16;  // Messages handed to the listener and not done.
   };
@@ -75,6 +81,9 @@ class GrpcWorkerClient final : public WorkerLink {
   struct DescribeCall;
   struct Stub;
 
+  // A worker that refuses us in the handshake closes the connection without a word: says what it
+  // may have meant.
+  Status ExplainClosing(const Status& status) const;
   void OnDescribeDone(DescribeCall* call, const Status& status);
   void OnSessionDone(Session* session, const Status& status);
 

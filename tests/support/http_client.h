@@ -41,20 +41,23 @@ inline std::string ReadAll(int fd) {
   return all;
 }
 
+// headers: whole lines, each with its line break.
 inline std::string HttpRequest(const std::string& method,
                                const std::string& path,
-                               const std::string& body) {
-  return method + " " + path + " HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: " +
-         std::to_string(body.size()) + "\r\n\r\n" + body;
+                               const std::string& body,
+                               const std::string& headers = "") {
+  return method + " " + path + " HTTP/1.1\r\nHost: test\r\nConnection: close\r\n" + headers +
+         "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
 }
 
 // The whole answer: status line, header and body, chunk marks included.
 inline std::string HttpCall(int port,
                             const std::string& method,
                             const std::string& path,
-                            const std::string& body = "") {
+                            const std::string& body = "",
+                            const std::string& headers = "") {
   const int fd = ConnectTo(port);
-  SendAll(fd, HttpRequest(method, path, body));
+  SendAll(fd, HttpRequest(method, path, body, headers));
   std::string answer = ReadAll(fd);
   close(fd);
   return answer;

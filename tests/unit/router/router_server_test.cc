@@ -6,11 +6,13 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <fstream>
 #include <future>
 #include <thread>
 
 #include "facet/v1/inference.grpc.pb.h"
 #include "proto/grpc_status.h"
+#include "proto/tenants_file.h"
 #include "tests/support/fake_worker.h"
 #include "tests/support/http_client.h"
 #include "tests/support/router_models.h"
@@ -50,6 +52,7 @@ class RouterServerTest : public ::testing::Test {
              int relay_threads = 1,
              Await await = Await::kReady) {
     v1::ClusterConfig config;
+    config.set_tenants_file(tenants_file_);
     v1::RouterConfig& router = *config.mutable_router();
     router.set_grpc_address("127.0.0.1:0");
     router.set_http_address("127.0.0.1:0");
@@ -114,6 +117,7 @@ class RouterServerTest : public ::testing::Test {
   }
 
   int64_t queue_wait_ms_max_ = 5000;
+  std::string tenants_file_;
   std::unique_ptr<RouterServer> server_;
   std::unique_ptr<v1::InferenceService::Stub> stub_;
 };
@@ -309,6 +313,112 @@ TEST_F(RouterServerTest, HttpAnswersAsAWholeAndAsAStream) {
   EXPECT_THAT(stream, HasSubstr(R"("finish_reason":"stop")"));
   EXPECT_THAT(stream, HasSubstr(R"("usage":{"prompt_tokens")"));
   EXPECT_THAT(stream, HasSubstr("data: [DONE]\n\n"));
+}
+
+class RouterTenantsTest : public RouterServerTest {
+ protected:
+  RouterTenantsTest() {
+    tenants_file_ = StrCat(::testing::TempDir(), "router-tenants-", getpid(), ".yaml");
+    std::ofstream(tenants_file_) << "tenants: [{name: acme, keys: [\"" << KeyHash("k1") << "\"]}]";
+  }
+
+  ~RouterTenantsTest() override { std::remove(tenants_file_.c_str()); }
+
+  // A unary or streaming call with this metadata.
+  template <typename Call>
+  Status With(const std::string& name, const std::string& value, const Call& call) {
+    grpc::ClientContext context;
+    if (!name.empty()) context.AddMetadata(name, value);
+    return FromGrpcStatus(call(context));
+  }
+};
+
+TEST_F(RouterTenantsTest, EveryMethodNeedsAKeyAndTheKeyNamesTheTenant) {
+  const ScriptedWorker worker(Script("hello"));
+  Serve({&worker});
+  const auto chat = [&](grpc::ClientContext& context) {
+    v1::ChatRequest request;
+    v1::Message& message = *request.add_messages();
+    message.set_role("user");
+    message.set_content("hi");
+    const auto reader = stub_->Chat(&context, request);
+    v1::ChatResponse event;
+    while (reader->Read(&event)) {
+    }
+    return reader->Finish();
+  };
+  // What is wrong with a request without a key is not looked at: the prompt is missing here.
+  const auto generate = [&](grpc::ClientContext& context) {
+    const auto reader = stub_->Generate(&context, {});
+    v1::GenerateResponse event;
+    while (reader->Read(&event)) {
+    }
+    return reader->Finish();
+  };
+  const auto tokenize = [&](grpc::ClientContext& context) {
+    v1::TokenizeResponse response;
+    return stub_->Tokenize(&context, {}, &response);
+  };
+  const auto list_models = [&](grpc::ClientContext& context) {
+    v1::ListModelsResponse response;
+    return stub_->ListModels(&context, {}, &response);
+  };
+  const auto get_status = [&](grpc::ClientContext& context) {
+    v1::GetStatusResponse response;
+    return stub_->GetStatus(&context, {}, &response);
+  };
+  const auto refused = [&](const auto& call) {
+    for (const auto& [name, value] :
+         std::vector<std::pair<std::string, std::string>>{{"", ""},
+                                                          {"authorization", "Bearer k2"},
+                                                          {"authorization", "k1"},
+                                                          {"x-api-key", "k2"}}) {
+      const Status status = With(name, value, call);
+      EXPECT_EQ(status.code(), absl::StatusCode::kUnauthenticated) << name << value;
+      EXPECT_EQ(ReasonOf(status), "INVALID_API_KEY");
+    }
+  };
+  refused(chat);
+  refused(generate);
+  refused(tokenize);
+  refused(list_models);
+  refused(get_status);
+  EXPECT_TRUE(worker.submits().empty());
+  EXPECT_TRUE(With("x-api-key", "k1", list_models).ok());
+  EXPECT_TRUE(With("x-api-key", "k1", get_status).ok());
+  const Status status = With("authorization", "Bearer k1", chat);
+  EXPECT_TRUE(status.ok()) << MessageOf(status);
+  ASSERT_EQ(worker.submits().size(), 1u);
+  EXPECT_EQ(worker.submits()[0].tenant(), "acme");
+}
+
+TEST_F(RouterTenantsTest, HttpRefusesBeforeItReadsTheBody) {
+  const ScriptedWorker worker(Script("hello"));
+  Serve({&worker});
+  const int port = server_->http_port();
+  for (const std::string headers : {"", "Authorization: Bearer k2\r\n", "X-Api-Key: k2\r\n"}) {
+    for (const char* path : {"/v1/chat/completions", "/v1/models", "/nothing"}) {
+      const std::string answer = HttpCall(port, "POST", path, "{", headers);
+      EXPECT_THAT(answer, HasSubstr("HTTP/1.1 401 Unauthorized"));
+      EXPECT_THAT(answer, HasSubstr("WWW-Authenticate: Bearer"));
+      EXPECT_THAT(answer, HasSubstr(R"("type":"invalid_request_error")"));
+      EXPECT_THAT(answer, HasSubstr(R"("code":"invalid_api_key")"));
+      EXPECT_THAT(answer, Not(HasSubstr("k2")));
+    }
+  }
+  // The body never comes, and the answer does.
+  const int fd = testing::ConnectTo(port);
+  testing::SendAll(fd,
+                   "POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\n\r\n");
+  EXPECT_THAT(testing::ReadAll(fd), HasSubstr("HTTP/1.1 401"));
+  close(fd);
+  EXPECT_TRUE(worker.submits().empty());
+
+  EXPECT_THAT(HttpCall(port, "GET", "/health"), HasSubstr("HTTP/1.1 200"));
+  EXPECT_THAT(HttpCall(port, "POST", "/v1/chat/completions", kBody, "Authorization: Bearer k1\r\n"),
+              HasSubstr(R"("content":"hello")"));
+  ASSERT_EQ(worker.submits().size(), 1u);
+  EXPECT_EQ(worker.submits()[0].tenant(), "acme");
 }
 
 struct HttpCase {
