@@ -17,7 +17,7 @@ namespace facet {
 namespace {
 
 struct ChatOptions {
-  std::string address = kDefaultAddress;
+  ClientOptions client;
   std::string model;
   std::string system;
   bool think = false;
@@ -183,7 +183,7 @@ StatusOr<std::string> ChooseModel(Client& client, const std::string& wanted, std
 Status RunChat(const ChatOptions& options) {
   std::unique_ptr<Client> client;  // Outlives the thread's use of it.
   InterruptThread interrupts;
-  client = std::make_unique<Client>(options.address);
+  client = std::make_unique<Client>(options.client);
   interrupts.Watch(*client);
   std::string others;
   FACET_ASSIGN_OR_RETURN(const std::string model, ChooseModel(*client, options.model, others));
@@ -226,8 +226,9 @@ void AddChatCommand(CLI::App& app) {
   command->add_option("--system", options->system, "What the model is told before anything else");
   command->add_flag("--think", options->think, "Let the model think before it answers");
   options->sampling.AddTo(*command);
-  command->add_option("--address", options->address, "The router's gRPC address")
+  command->add_option("--address", options->client.address, "The router's gRPC address")
       ->capture_default_str();
+  options->client.AddIdentityTo(*command);
   command->footer(
       "Lines of a pipe are turns of one conversation; TTFT, speed and cost go to standard error.\n"
       "Example: echo 'Hello!' | facet chat --model facet-demo-e4b");

@@ -11,17 +11,33 @@
 #include "base/status.h"
 #include "facet/v1/inference.pb.h"
 
+namespace CLI {
+class App;
+}
+
 namespace facet {
 
 inline constexpr char kDefaultAddress[] = "127.0.0.1:7070";
 
+// Where a router is and who asks.
+struct ClientOptions {
+  std::string address = kDefaultAddress;
+  std::string api_key;  // Of a tenant; empty: none is sent.
+  std::string
+      tls_ca;  // PEM file of the CA that signed the router's certificate; empty: plain text.
+
+  // Adds --api-key and --tls-ca, which can also stand in the environment.
+  void AddIdentityTo(CLI::App& command);
+};
+
 class Client {
  public:
   // Does not connect yet: the first call does.
-  explicit Client(const std::string& address);
+  explicit Client(const ClientOptions& options);
   ~Client();
 
-  // UNAVAILABLE names the address and says how to start a router.
+  // UNAVAILABLE names the address and says how to start a router; UNAUTHENTICATED how to name a
+  // key.
   Status Chat(const v1::ChatRequest& request,
               const std::function<void(const v1::ChatResponse&)>& on_event);
   Status Generate(const v1::GenerateRequest& request,
@@ -35,7 +51,7 @@ class Client {
  private:
   struct Connection;
 
-  const std::string address_;
+  const ClientOptions options_;
   const std::unique_ptr<Connection> connection_;
 };
 

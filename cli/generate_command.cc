@@ -12,7 +12,7 @@ namespace facet {
 namespace {
 
 struct GenerateOptions {
-  std::string address = kDefaultAddress;
+  ClientOptions client;
   std::string model;
   std::string prompt;
   bool raw = false;
@@ -55,7 +55,7 @@ Status Generate(GenerateOptions options) {
   if (options.prompt == "-") {
     options.prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
   }
-  Client client(options.address);
+  Client client(options.client);
   Answer answer;
   const Status status =
       options.raw ? Continue(client, options, answer) : Chat(client, options, answer);
@@ -79,8 +79,9 @@ void AddGenerateCommand(CLI::App& app) {
   options->sampling.AddTo(*command);
   command->add_flag("--json", options->json,
                     "One JSON object at the end: text, token_ids, finish_reason, usage, timing");
-  command->add_option("--address", options->address, "The router's gRPC address")
+  command->add_option("--address", options->client.address, "The router's gRPC address")
       ->capture_default_str();
+  options->client.AddIdentityTo(*command);
   command->footer(
       "Example: facet generate --model facet-demo-e4b --prompt 'What is the capital of France?' "
       "--temperature 0");

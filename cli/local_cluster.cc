@@ -95,6 +95,11 @@ void LocalCluster::ProvideGroupKey() const {
 Status LocalCluster::Start() {
   ProvideGroupKey();
   if (signals_ < 0) return Unavailable("no descriptor for signals is left");
+  if (!config_.tenants_file().empty() && options_.client.api_key.empty()) {
+    return InvalidArgument(
+        "the config has a tenants_file, so asking the router whether all are ready needs a "
+        "tenant's key: set FACET_API_KEY");
+  }
   std::vector<std::pair<std::string, std::vector<std::string>>> commands;
   commands.emplace_back(kRouterName, RouterCommand());
   for (const v1::PoolConfig& pool : config_.pools()) {
@@ -236,8 +241,13 @@ LocalCluster::Life& LocalCluster::LifeOf(const ChildProcess& child) {
 
 Status LocalCluster::CheckReadiness() {
   if (!router_listens_) return absl::OkStatus();
-  if (client_ == nullptr) client_ = std::make_unique<Client>(config_.router().grpc_address());
+  if (client_ == nullptr) {
+    ClientOptions client = options_.client;
+    client.address = config_.router().grpc_address();
+    client_ = std::make_unique<Client>(client);
+  }
   const StatusOr<v1::GetStatusResponse> status = client_->GetStatus(kStatusTimeoutMs);
+  if (absl::IsUnauthenticated(status.status())) return status.status();
   if (!status.ok()) return absl::OkStatus();  // Not yet: its end would be noticed.
   for (const v1::WorkerStatus& worker : status->workers()) {
     if (worker.state() == v1::WORKER_STATE_MISMATCH) {

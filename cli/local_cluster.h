@@ -19,6 +19,7 @@ struct LocalClusterOptions {
   std::string config_file;
   std::string program_directory;  // Holds facet-router and facet-worker.
   std::string log_level = "info";
+  ClientOptions client;  // For the router's status; the address is the config's.
 };
 
 // Life: made → started → all ready → stopped.

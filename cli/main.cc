@@ -7,6 +7,7 @@
 #include "cli/bench_command.h"
 #include "cli/chat_command.h"
 #include "cli/generate_command.h"
+#include "cli/keys_command.h"
 #include "cli/model_command.h"
 #include "cli/render_command.h"
 #include "cli/status_command.h"
@@ -23,6 +24,7 @@ int Main(int argc, char** argv) {
   AddChatCommand(app);
   AddGenerateCommand(app);
   AddStatusCommand(app);
+  AddKeysCommand(app);
   AddModelCommand(app);
   AddBenchCommand(app);
   AddTokenizeCommand(app);

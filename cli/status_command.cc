@@ -15,7 +15,7 @@ namespace facet {
 namespace {
 
 struct StatusOptions {
-  std::string address = kDefaultAddress;
+  ClientOptions client;
   double wait_seconds = 0;
   bool json = false;
 };
@@ -34,7 +34,7 @@ Status ShowStatus(const StatusOptions& options) {
                                    ? std::clamp<int64_t>(left_ms, 200, kPollTimeoutMs)
                                    : kCallTimeoutMs;
     // A new one each time: a channel that was refused once waits for seconds before it tries again.
-    Client client(options.address);
+    Client client(options.client);
     const StatusOr<v1::GetStatusResponse> status = client.GetStatus(timeout_ms);
     Status ready = status.ok() ? CheckReady(*status) : status.status();
     if (!ready.ok() && absl::Now() + kPollInterval < end) {
@@ -56,8 +56,9 @@ void AddStatusCommand(CLI::App& app) {
   const auto options = std::make_shared<StatusOptions>();
   CLI::App* command = app.add_subcommand(
       "status", "Workers, health and load; exit status 0 when every worker is ready");
-  command->add_option("--address", options->address, "The router's gRPC address")
+  command->add_option("--address", options->client.address, "The router's gRPC address")
       ->capture_default_str();
+  options->client.AddIdentityTo(*command);
   command->add_option("--wait", options->wait_seconds, "Ask until all are ready, so many seconds")
       ->check(CLI::Range(0.0, 86400.0));
   command->add_flag("--json", options->json, "One JSON object instead of a table");

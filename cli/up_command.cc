@@ -15,6 +15,7 @@ namespace {
 struct UpOptions {
   std::string config = "deploy/demo/cluster.yaml";
   std::string log_level = "info";
+  ClientOptions client;
 };
 
 Status Up(const UpOptions& options) {
@@ -24,7 +25,8 @@ Status Up(const UpOptions& options) {
   if (error) return Unavailable("cannot tell where facet lies: ", error.message());
   LocalCluster cluster({.config_file = options.config,
                         .program_directory = program.parent_path().string(),
-                        .log_level = options.log_level},
+                        .log_level = options.log_level,
+                        .client = options.client},
                        std::move(config), Paint::ForDescriptor(STDERR_FILENO));
   Status status = cluster.Start();
   if (status.ok()) status = cluster.Supervise();
@@ -43,6 +45,7 @@ void AddUpCommand(CLI::App& app) {
   command->add_option("--log-level", options->log_level, "Of the processes")
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
       ->capture_default_str();
+  options->client.AddIdentityTo(*command);
   command->footer("Example: facet up --config deploy/demo/cluster.yaml");
   command->callback([options] { ExitOnError("up", Up(*options)); });
 }
