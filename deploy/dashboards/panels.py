@@ -250,6 +250,11 @@ ROUTER = Dashboard(
                   {"{{model}} waiting": "sum by (model) (facet_queue_requests)",
                    "{{model}} under way": "sum by (model) (facet_requests_running)"}),
         ]),
+        Row("Who is turned away?", [
+            Panel("Requests without a valid key, per second", "short",
+                  "Refused before anything else is looked at.",
+                  {"{{front}}": rate("facet_requests_unauthenticated_total", "front")}),
+        ]),
     ])
 
 DASHBOARDS = [COST, CAPACITY, LATENCY, EXPERTS, ROUTER]
