@@ -6,6 +6,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -55,7 +56,7 @@ StatusOr<int32_t> AwaitRank(const WorkerPlace& place,
       Unavailable("waits to take a rank's place in group ", place.pool.name()), "SPARE"));
   Log(kInfo, "worker is a spare", {{"worker", place.worker_name()}});
   while (true) {
-    const StatusOr<int32_t> rank = GroupControl::AwaitAssignment(options, absl::Seconds(60));
+    StatusOr<int32_t> rank = GroupControl::AwaitAssignment(options, absl::Seconds(60));
     if (rank.ok()) return rank;
     if (!absl::IsDeadlineExceeded(rank.status()) && !absl::IsUnavailable(rank.status())) {
       return rank.status();
@@ -119,209 +120,271 @@ struct Flags {
   std::string log_level = "info";
 };
 
-Status Run(const Flags& flags, SignalAction& on_signal) {
-  const Clock& clock = Clock::Real();
-  const int64_t start_ns = clock.NowNs();
-  FACET_ASSIGN_OR_RETURN(const facet::v1::ClusterConfig cluster, ReadClusterConfig(flags.config));
-  FACET_ASSIGN_OR_RETURN(const WorkerPlace place, FindPlace(cluster, flags.place));
-  const facet::v1::PoolConfig& pool = place.pool;
-  FACET_RETURN_IF_ERROR(CheckWorkerAddress(cluster, "--grpc-address", place.grpc_address));
-  FACET_ASSIGN_OR_RETURN(auto credentials, WorkerServerCredentials(cluster));
+// One worker, from its port to its end. Members come to life in the order in which they stand.
+class WorkerProcess {
+ public:
+  WorkerProcess(const facet::v1::ClusterConfig& cluster,
+                const WorkerPlace& place,
+                SignalAction& on_signal)
+      : cluster_(cluster), place_(place), on_signal_(on_signal), service_(clock_) {}
 
-  // The port answers while the weights load.
-  WorkerService service(clock);
-  grpc::EnableDefaultHealthCheckService(true);
-  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  grpc::ServerBuilder builder;
-  int port = 0;
-  builder.AddListeningPort(place.grpc_address, credentials, &port);
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.SetMaxReceiveMessageSize(64 << 20);
-  builder.RegisterService(&service);
-  const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
-  if (server == nullptr || port == 0) {
-    return Unavailable("cannot listen on ", place.grpc_address);
+  ~WorkerProcess() {
+    on_signal_.Set([] {});  // What it would have drained goes.
   }
-  grpc::HealthCheckServiceInterface* health = server->GetHealthCheckService();
-  health->SetServingStatus(false);
-  WorkerMetricsPage page;
-  std::unique_ptr<MetricsServer> metrics;
-  if (place.metrics_address != "off") {
-    FACET_ASSIGN_OR_RETURN(metrics, MetricsServer::Start(place.metrics_address, page));
-  }
-  Log(kInfo, "worker listens",
-      {{"worker", place.worker_name()},
-       {"grpc_port", port},
-       {"metrics_port", metrics == nullptr ? 0 : metrics->port()}});
 
-  GroupControl::Options group_options;
-  ExpertShare share;
-  if (place.is_rank()) {
-    FACET_ASSIGN_OR_RETURN(group_options, GroupOptionsOf(place));
-    if (UsesNccl(place)) {  // Said before anything is loaded: no attempt to form would mend it.
-      FACET_RETURN_IF_ERROR(NcclLibrary::Open(pool.expert_group().nccl_library()).status());
+  Status Run() {
+    FACET_RETURN_IF_ERROR(Listen());  // The port answers while the weights load.
+    if (place_.is_rank()) FACET_RETURN_IF_ERROR(TakeRank());
+    FACET_RETURN_IF_ERROR(Load());
+    FACET_RETURN_IF_ERROR(StartEngine());
+    FACET_RETURN_IF_ERROR(Describe());
+    page_.Follow([this] { return engine_->Stats(); },
+                 {.pool = pool().name(),
+                  .model = place_.model.name(),
+                  .device_class = device_class(),
+                  .worker = place_.worker_name()},
+                 pool().price_usd_per_hour());
+    on_signal_.Set([this] { Drain(); });
+    if (place_.is_rank()) {
+      JoinGroup();
+    } else {
+      Serve(/*group_epoch=*/0);
     }
-    FACET_ASSIGN_OR_RETURN(group_options.rank, AwaitRank(place, group_options, service));
-    share = {.rank = group_options.rank, .num_ranks = group_options.num_ranks};
+    Log(kInfo, "worker ready",
+        {{"worker", place_.worker_name()},
+         {"model", place_.model.name()},
+         {"numerics_id", executor_->info().numerics_id},
+         {"context_tokens_max", engine_->context_tokens_max()},
+         {"kv_bytes", executor_->info().kv.arena_bytes()},
+         {"ready_seconds", static_cast<double>(clock_.NowNs() - start_ns_) / 1e9}});
+    Status fatal = AwaitEnd();
+    End(fatal.ok() ? drain_max() : absl::ZeroDuration());
+    return fatal;
   }
 
-  FACET_ASSIGN_OR_RETURN(std::unique_ptr<kernels::Backend> backend, MakeBackend(pool));
-  const kernels::DeviceStream* stream = backend->device_stream();
-  const int32_t running_max = OrDefault(pool.running_max(), 64);
-  const int32_t step_tokens_max = OrDefault(pool.step_tokens_max(), 512);
-  std::unique_ptr<ModelExecutor> executor;
-  {
-    ProgressBar bar(StrCat("loading ", place.model.name()));
+ private:
+  Status Listen() {
+    FACET_ASSIGN_OR_RETURN(auto credentials, WorkerServerCredentials(cluster_));
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    grpc::ServerBuilder builder;
+    int port = 0;
+    builder.AddListeningPort(place_.grpc_address, credentials, &port);
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    builder.SetMaxReceiveMessageSize(64 << 20);
+    builder.RegisterService(&service_);
+    server_ = builder.BuildAndStart();
+    if (server_ == nullptr || port == 0) {
+      return Unavailable("cannot listen on ", place_.grpc_address);
+    }
+    health()->SetServingStatus(false);
+    if (place_.metrics_address != "off") {
+      FACET_ASSIGN_OR_RETURN(metrics_, MetricsServer::Start(place_.metrics_address, page_));
+    }
+    Log(kInfo, "worker listens",
+        {{"worker", place_.worker_name()},
+         {"grpc_port", port},
+         {"metrics_port", metrics_ == nullptr ? 0 : metrics_->port()}});
+    return absl::OkStatus();
+  }
+
+  Status TakeRank() {
+    FACET_ASSIGN_OR_RETURN(group_options_, GroupOptionsOf(place_));
+    if (UsesNccl(place_)) {  // Said before anything is loaded: no attempt to form would mend it.
+      FACET_RETURN_IF_ERROR(NcclLibrary::Open(pool().expert_group().nccl_library()).status());
+    }
+    FACET_ASSIGN_OR_RETURN(group_options_.rank, AwaitRank(place_, group_options_, service_));
+    share_ = {.rank = group_options_.rank, .num_ranks = group_options_.num_ranks};
+    return absl::OkStatus();
+  }
+
+  Status Load() {
+    FACET_ASSIGN_OR_RETURN(std::unique_ptr<kernels::Backend> backend, MakeBackend(pool()));
+    stream_ = backend->device_stream();
+    ProgressBar bar(StrCat("loading ", place_.model.name()));
     FACET_ASSIGN_OR_RETURN(
-        executor,
+        executor_,
         ModelExecutor::Create(
-            {.model_directory = place.model.directory(),
-             .dtype = pool.dtype() == "f32" ? kernels::DType::kF32 : kernels::DType::kBf16,
-             .kv_bytes = pool.kv_bytes() > 0 ? pool.kv_bytes() : int64_t{256} << 20,
-             .running_max = running_max,
-             .step_tokens_max = step_tokens_max,
-             .experts = share,
-             .group_timeout = absl::Milliseconds(pool.expert_group().step_ms_max())},
+            {.model_directory = place_.model.directory(),
+             .dtype = pool().dtype() == "f32" ? kernels::DType::kF32 : kernels::DType::kBf16,
+             .kv_bytes = pool().kv_bytes() > 0 ? pool().kv_bytes() : int64_t{256} << 20,
+             .running_max = OrDefault(pool().running_max(), 64),
+             .step_tokens_max = OrDefault(pool().step_tokens_max(), 512),
+             .experts = share_,
+             .group_timeout = absl::Milliseconds(pool().expert_group().step_ms_max())},
             std::move(backend), [&bar](int64_t done, int64_t total) { bar.Update(done, total); }));
+    // A rank computes nothing alone.
+    return place_.is_rank() ? absl::OkStatus() : RunCanary(*executor_, executor_->config().bos_id);
   }
-  // A rank computes nothing alone.
-  if (!place.is_rank()) FACET_RETURN_IF_ERROR(RunCanary(*executor, executor->config().bos_id));
 
-  const int32_t context_max =
-      pool.context_tokens_max() > 0
-          ? std::min(pool.context_tokens_max(), executor->config().context_tokens_max)
-          : executor->config().context_tokens_max;
-  Engine engine({.scheduler = {.running_max = running_max,
-                               .waiting_max = OrDefault(pool.waiting_max(), 16),
-                               .step_tokens_max = step_tokens_max,
-                               .chunk_tokens_max = step_tokens_max,
-                               .context_tokens_max = context_max},
-                 .price_usd_per_hour = pool.price_usd_per_hour()},
-                *executor, service, clock);
-  if (engine.context_tokens_max() < pool.context_tokens_max()) {
-    return InvalidArgument("context_tokens_max is ", pool.context_tokens_max(),
-                           "; kv_bytes and the model hold at most ", engine.context_tokens_max());
-  }
-  engine.SetHeldSince(start_ns);
-  engine.Start();
-
-  const std::string device_class = pool.device_class().empty() ? "cpu" : pool.device_class();
-  v1::DescribeResponse description;
-  description.set_model(place.model.name());
-  description.set_pool(pool.name());
-  description.set_index(place.index);
-  FACET_ASSIGN_OR_RETURN(const std::string config_json,
-                         ReadFile(place.model.directory() + "/config.json"));
-  description.set_config_digest(Sha256Hex(config_json));
-  const StatusOr<std::string> tokenizer = ReadFile(place.model.directory() + "/tokenizer.json");
-  if (tokenizer.ok()) description.set_tokenizer_digest(Sha256Hex(*tokenizer));
-  description.set_weights_digest(executor->weights_digest());
-  description.set_context_tokens_max(engine.context_tokens_max());
-  description.set_numerics_id(executor->info().numerics_id);
-  description.set_device_class(device_class);
-  description.set_price_usd_per_hour(pool.price_usd_per_hour());
-  description.set_num_ranks(share.num_ranks);
-  description.set_rank(share.rank);
-  if (place.is_rank()) description.set_group(pool.name());
-  description.set_worker_epoch(static_cast<uint64_t>(clock.UnixNs()));
-  description.set_kv_bytes_total(executor->info().kv.arena_bytes());
-  description.set_vocab(executor->info().vocab);
-
-  // Drain: new submits are refused, running ones end, then the process does. A second cause or the
-  // limit ends it at once.
-  absl::Mutex mutex;
-  bool drained = false;
-  const int64_t drain_ms = pool.drain_ms_max() > 0 ? pool.drain_ms_max() : 30'000;
-  bool drain_began = false;
-  const auto drain = [&] {
-    {
-      absl::MutexLock lock(&mutex);
-      if (std::exchange(drain_began, true)) return;
+  Status StartEngine() {
+    const ExecutorInfo& info = executor_->info();
+    const int32_t wanted = pool().context_tokens_max();
+    engine_.emplace(
+        EngineOptions{.scheduler = {.running_max = info.running_max,
+                                    .waiting_max = OrDefault(pool().waiting_max(), 16),
+                                    .step_tokens_max = info.step_tokens_max,
+                                    .chunk_tokens_max = info.step_tokens_max,
+                                    .context_tokens_max =
+                                        wanted > 0 ? std::min(wanted, info.context_tokens_max)
+                                                   : info.context_tokens_max},
+                      .price_usd_per_hour = pool().price_usd_per_hour()},
+        *executor_, service_, clock_);
+    if (engine_->context_tokens_max() < wanted) {
+      return InvalidArgument("context_tokens_max is ", wanted,
+                             "; kv_bytes and the model hold at most ",
+                             engine_->context_tokens_max());
     }
-    Log(kInfo, "worker drains", {{"worker", place.worker_name()}});
-    health->SetServingStatus(false);
-    engine.Drain([&] {
-      absl::MutexLock lock(&mutex);
-      drained = true;
-    });
-  };
-  page.Follow([&engine] { return engine.Stats(); },
-              {.pool = pool.name(),
-               .model = place.model.name(),
-               .device_class = device_class,
-               .worker = place.worker_name()},
-              pool.price_usd_per_hour());
-  const auto serve = [&](int64_t group_epoch) {
-    description.set_group_epoch(group_epoch);
-    engine.Resume();
-    service.Serve(engine, description, drain);
-    health->SetServingStatus(true);
-  };
-  on_signal.Set(drain);
-  Status fatal;  // Why no group will ever have this rank.
-  std::optional<RankGroup> group;
-  if (place.is_rank()) {
-    engine.Suspend(Unavailable("it has not been formed yet"));
-    group.emplace(
-        [&](int64_t epoch_min, absl::Duration timeout) {
-          group_options.epoch_min = epoch_min;
-          return FormGroup(place, group_options, stream, timeout);
+    engine_->SetHeldSince(start_ns_);
+    engine_->Start();
+    return absl::OkStatus();
+  }
+
+  Status Describe() {
+    const std::string& directory = place_.model.directory();
+    description_.set_model(place_.model.name());
+    description_.set_pool(pool().name());
+    description_.set_index(place_.index);
+    FACET_ASSIGN_OR_RETURN(const std::string config_json, ReadFile(directory + "/config.json"));
+    description_.set_config_digest(Sha256Hex(config_json));
+    const StatusOr<std::string> tokenizer = ReadFile(directory + "/tokenizer.json");
+    if (tokenizer.ok()) description_.set_tokenizer_digest(Sha256Hex(*tokenizer));
+    description_.set_weights_digest(executor_->weights_digest());
+    description_.set_context_tokens_max(engine_->context_tokens_max());
+    description_.set_numerics_id(executor_->info().numerics_id);
+    description_.set_device_class(device_class());
+    description_.set_price_usd_per_hour(pool().price_usd_per_hour());
+    description_.set_num_ranks(share_.num_ranks);
+    description_.set_rank(share_.rank);
+    if (place_.is_rank()) description_.set_group(pool().name());
+    description_.set_worker_epoch(static_cast<uint64_t>(clock_.UnixNs()));
+    description_.set_kv_bytes_total(executor_->info().kv.arena_bytes());
+    description_.set_vocab(executor_->info().vocab);
+    return absl::OkStatus();
+  }
+
+  void Serve(int64_t group_epoch) {
+    description_.set_group_epoch(group_epoch);
+    engine_->Resume();
+    service_.Serve(*engine_, description_, [this] { Drain(); });
+    health()->SetServingStatus(true);
+  }
+
+  void JoinGroup() {
+    engine_->Suspend(Unavailable("it has not been formed yet"));
+    group_.emplace(
+        [this](int64_t epoch_min, absl::Duration timeout) {
+          group_options_.epoch_min = epoch_min;
+          return FormGroup(place_, group_options_, stream_, timeout);
         },
-        *executor,
+        *executor_,
         RankGroup::Events{
             .on_formed =
-                [&](int64_t epoch) {
+                [this](int64_t epoch) {
                   Log(kInfo, "group formed",
-                      {{"group", pool.name()}, {"rank", share.rank}, {"epoch", epoch}});
-                  serve(epoch);
+                      {{"group", pool().name()}, {"rank", share_.rank}, {"epoch", epoch}});
+                  Serve(epoch);
                 },
-            .on_not_formed =
-                [&](const Status& cause) {
-                  Log(kWarning, "group not formed",
-                      {{"group", pool.name()}, {"rank", share.rank}, {"cause", MessageOf(cause)}});
-                  health->SetServingStatus(false);
-                  engine.Suspend(cause);
-                  service.SetNotReady(NotInGroup(cause));
-                  if (!NeverInGroup(cause)) return;
-                  absl::MutexLock lock(&mutex);
-                  fatal = cause;
-                },
-            .on_peer_leaves = drain},
+            .on_not_formed = [this](const Status& cause) { OnNotFormed(cause); },
+            .on_peer_leaves = [this] { Drain(); }},
         FirstEpochMin());
-  } else {
-    serve(0);
   }
-  Log(kInfo, "worker ready",
-      {{"worker", place.worker_name()},
-       {"model", place.model.name()},
-       {"numerics_id", executor->info().numerics_id},
-       {"context_tokens_max", engine.context_tokens_max()},
-       {"kv_bytes", executor->info().kv.arena_bytes()},
-       {"ready_seconds", static_cast<double>(clock.NowNs() - start_ns) / 1e9}});
 
-  {
-    absl::MutexLock lock(&mutex);
-    const auto ends = [&] { return drain_began || !fatal.ok(); };
-    mutex.Await(absl::Condition(&ends));
-    const bool whole = !fatal.ok() || mutex.AwaitWithTimeout(absl::Condition(&drained),
-                                                             absl::Milliseconds(drain_ms));
-    if (!whole) Log(kWarning, "drain limit reached", {{"drain_ms_max", drain_ms}});
+  void OnNotFormed(const Status& cause) {
+    Log(kWarning, "group not formed",
+        {{"group", pool().name()}, {"rank", share_.rank}, {"cause", MessageOf(cause)}});
+    health()->SetServingStatus(false);
+    engine_->Suspend(cause);
+    service_.SetNotReady(NotInGroup(cause));
+    if (!NeverInGroup(cause)) return;
+    absl::MutexLock lock(&mutex_);
+    fatal_ = cause;
   }
-  if (group) group->Leave(fatal.ok() ? absl::Milliseconds(drain_ms) : absl::ZeroDuration());
-  group.reset();
-  page.Unfollow();
-  service.Shutdown();
-  engine.Stop();
-  server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(2));
-  Log(kInfo, "worker ends", {{"worker", place.worker_name()}});
-  return fatal;
+
+  // New submits are refused, running ones end, then the process does. A second cause or the limit
+  // ends it at once.
+  void Drain() {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (std::exchange(drain_began_, true)) return;
+    }
+    Log(kInfo, "worker drains", {{"worker", place_.worker_name()}});
+    health()->SetServingStatus(false);
+    engine_->Drain([this] {
+      absl::MutexLock lock(&mutex_);
+      drained_ = true;
+    });
+  }
+
+  // Until what runs has ended, or the limit; an error is why no group will ever have this rank.
+  Status AwaitEnd() {
+    absl::MutexLock lock(&mutex_);
+    const auto ends = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+      return drain_began_ || !fatal_.ok();
+    };
+    mutex_.Await(absl::Condition(&ends));
+    if (!fatal_.ok()) return fatal_;
+    if (!mutex_.AwaitWithTimeout(absl::Condition(&drained_), drain_max())) {
+      Log(kWarning, "drain limit reached",
+          {{"drain_ms_max", absl::ToInt64Milliseconds(drain_max())}});
+    }
+    return absl::OkStatus();
+  }
+
+  void End(absl::Duration for_other_ranks) {
+    if (group_) group_->Leave(for_other_ranks);
+    group_.reset();
+    page_.Unfollow();
+    service_.Shutdown();
+    engine_->Stop();
+    server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(2));
+    Log(kInfo, "worker ends", {{"worker", place_.worker_name()}});
+  }
+
+  const facet::v1::PoolConfig& pool() const { return place_.pool; }
+
+  std::string device_class() const {
+    return pool().device_class().empty() ? "cpu" : pool().device_class();
+  }
+
+  absl::Duration drain_max() const {
+    return absl::Milliseconds(pool().drain_ms_max() > 0 ? pool().drain_ms_max() : 30'000);
+  }
+
+  grpc::HealthCheckServiceInterface* health() const { return server_->GetHealthCheckService(); }
+
+  const Clock& clock_ = Clock::Real();
+  const int64_t start_ns_ = clock_.NowNs();
+  const facet::v1::ClusterConfig& cluster_;
+  const WorkerPlace& place_;
+  SignalAction& on_signal_;
+  absl::Mutex mutex_;
+  bool drain_began_ ABSL_GUARDED_BY(mutex_) = false;
+  bool drained_ ABSL_GUARDED_BY(mutex_) = false;
+  Status fatal_ ABSL_GUARDED_BY(mutex_);
+
+  WorkerService service_;
+  std::unique_ptr<grpc::Server> server_;
+  WorkerMetricsPage page_;
+  std::unique_ptr<MetricsServer> metrics_;
+  GroupControl::Options group_options_;
+  ExpertShare share_;
+  const kernels::DeviceStream* stream_ = nullptr;  // The backend's, if it has one.
+  std::unique_ptr<ModelExecutor> executor_;
+  std::optional<Engine> engine_;
+  v1::DescribeResponse description_;
+  std::optional<RankGroup> group_;
+};
+
+Status Run(const Flags& flags, SignalAction& on_signal) {
+  FACET_ASSIGN_OR_RETURN(const facet::v1::ClusterConfig cluster, ReadClusterConfig(flags.config));
+  FACET_ASSIGN_OR_RETURN(const WorkerPlace place, FindPlace(cluster, flags.place));
+  FACET_RETURN_IF_ERROR(CheckWorkerAddress(cluster, "--grpc-address", place.grpc_address));
+  return WorkerProcess(cluster, place, on_signal).Run();
 }
 
-}  // namespace
-}  // namespace facet::worker
-
-int main(int argc, char** argv) {
-  facet::worker::Flags flags;
+int Main(int argc, char** argv) {
+  Flags flags;
   CLI::App app("Runs a Gemma 4 model and serves it to Facet routers.", "facet-worker");
   app.add_option("--config", flags.config, "Cluster config (YAML)")->required();
   app.add_option("--pool", flags.place.pool, "Pool of the config that this worker belongs to");
@@ -334,21 +397,32 @@ int main(int argc, char** argv) {
   app.add_option("--log-level", flags.log_level, "debug, info, warning or error");
   app.footer("Example: facet-worker --config deploy/demo/cluster.yaml --pool e4b --index 0");
   CLI11_PARSE(app, argc, argv);
-  facet::LogLevel level = facet::kInfo;
-  if (!facet::ParseLogLevel(flags.log_level, &level)) {
+  LogLevel level = kInfo;
+  if (!ParseLogLevel(flags.log_level, &level)) {
     std::fprintf(stderr,
                  "facet-worker: --log-level is \"%s\"; debug, info, warning and error exist\n",
                  flags.log_level.c_str());
     return 2;
   }
-  facet::SetLogLevel(level);
-  facet::LogGrpcAsEvents();
-  facet::worker::SignalThread::Block();
-  static facet::worker::SignalAction on_signal;  // Lives as long as the signal thread.
-  const facet::worker::SignalThread signals([](int) { on_signal.Run(); });
-  const facet::Status status = facet::worker::Run(flags, on_signal);
-  on_signal.Set([] {});  // What it would have drained is gone.
+  SetLogLevel(level);
+  LogGrpcAsEvents();
+  SignalThread::Block();
+  static SignalAction on_signal;  // Lives as long as the signal thread.
+  const SignalThread signals([](int) { on_signal.Run(); });
+  const Status status = Run(flags, on_signal);
   if (status.ok()) return 0;
-  std::fprintf(stderr, "facet-worker: %s\n", facet::MessageOf(status).c_str());
+  std::fprintf(stderr, "facet-worker: %s\n", MessageOf(status).c_str());
   return 1;
+}
+
+}  // namespace
+}  // namespace facet::worker
+
+int main(int argc, char** argv) {
+  try {
+    return facet::worker::Main(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "facet-worker: %s\n", error.what());
+    return 1;
+  }
 }
