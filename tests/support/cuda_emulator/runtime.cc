@@ -246,15 +246,20 @@ cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) { return Allocate
 
 cudaError_t cudaFreeHost(void* data) { return cudaFree(data); }
 
+// CUDA takes null pointers where nothing is copied.
+static void Copy(void* to, const void* from, size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
-  WhenIdle(current_device, [&] { std::memcpy(to, from, bytes); });
+  WhenIdle(current_device, [&] { Copy(to, from, bytes); });
   return cudaSuccess;
 }
 
 cudaError_t cudaMemcpyAsync(
     void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
   Enqueue(
-      stream, [=] { std::memcpy(to, from, bytes); }, Described(to, from, bytes));
+      stream, [=] { Copy(to, from, bytes); }, Described(to, from, bytes));
   return cudaSuccess;
 }
 
