@@ -265,9 +265,9 @@ class WorkerProcess {
 
   void Serve(int64_t group_epoch) {
     description_.set_group_epoch(group_epoch);
-    engine_->Resume();
     service_.Serve(*engine_, description_, [this] { Drain(); });
-    health()->SetServingStatus(true);
+    absl::MutexLock lock(&mutex_);
+    if (!drain_began_) health()->SetServingStatus(true);
   }
 
   void JoinGroup() {
@@ -283,7 +283,8 @@ class WorkerProcess {
                 [this](int64_t epoch) {
                   Log(kInfo, "group formed",
                       {{"group", pool().name()}, {"rank", share_.rank}, {"epoch", epoch}});
-                  Serve(epoch);
+                  // The engine's word of the last loss must not come after.
+                  engine_->Resume([this, epoch] { Serve(epoch); });
                 },
             .on_not_formed = [this](const Status& cause) { OnNotFormed(cause); },
             .on_peer_leaves = [this] { Drain(); }},

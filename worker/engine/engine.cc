@@ -86,7 +86,9 @@ void Engine::Drain(std::function<void()> on_drained) {
 
 void Engine::Suspend(Status cause) { inbox_.PushBeyond(SuspendCommand{std::move(cause)}); }
 
-void Engine::Resume() { inbox_.PushBeyond(ResumeCommand{}); }
+void Engine::Resume(std::function<void()> on_resumed) {
+  inbox_.PushBeyond(ResumeCommand{std::move(on_resumed)});
+}
 
 void Engine::ThreadMain() {
   engine_thread_.Rebind();
@@ -331,20 +333,23 @@ void Engine::OnCommand(DrainCommand& command) {
   stats_.Update([](EngineStats& stats) { stats.draining = true; });
 }
 
-void Engine::OnCommand(SuspendCommand& command) { LoseAll(command.cause); }
+void Engine::OnCommand(SuspendCommand& command) {
+  on_resumed_ = nullptr;  // What it waited for is over, too.
+  LoseAll(command.cause);
+}
 
-void Engine::OnCommand(ResumeCommand& /*command*/) {
-  resuming_ = true;
+void Engine::OnCommand(ResumeCommand& command) {
+  on_resumed_ = std::move(command.on_resumed);
   ResumeIfIdle();
 }
 
 // Steps that failed may still be in flight; they belong to what was lost.
 void Engine::ResumeIfIdle() {
-  if (!resuming_ || !in_flight_.empty()) return;
-  resuming_ = false;
+  if (!on_resumed_ || !in_flight_.empty()) return;
   suspended_ = false;
   stats_.SpendRest(clock_.NowNs());
   stats_.Update([](EngineStats& stats) { stats.suspended = false; });
+  std::exchange(on_resumed_, nullptr)();
 }
 
 // Steps that still run are waited for as usual.

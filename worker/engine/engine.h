@@ -61,9 +61,10 @@ class Engine {
 
   // What computes has failed: sequences and sessions are lost, which the sink is told, and new
   // requests are refused until Resume. A step that fails has the same effect by itself. For a rank
-  // whose group has ended; Resume when it is formed anew.
+  // whose group has ended; Resume when it is formed anew. on_resumed is called on the engine
+  // thread, after the sink was told of every loss before.
   void Suspend(Status cause);
-  void Resume();
+  void Resume(std::function<void()> on_resumed);
 
   // Ends the thread after the steps in flight; sequences that run are dropped.
   void Stop();
@@ -107,7 +108,9 @@ class Engine {
     Status cause;
   };
 
-  struct ResumeCommand {};
+  struct ResumeCommand {
+    std::function<void()> on_resumed;
+  };
 
   using Command = std::variant<SequenceRequest,
                                CancelCommand,
@@ -176,7 +179,7 @@ class Engine {
   uint64_t num_steps_ = 0;
   bool draining_ = false;
   bool suspended_ = false;
-  bool resuming_ = false;
+  std::function<void()> on_resumed_;  // Set while a Resume waits for the steps in flight.
   std::function<void()> on_drained_;
   StatsBoard stats_;
   ExpertLoadGate expert_load_;

@@ -148,15 +148,33 @@ TEST(EngineTest, AFailedStepLosesEverySequenceAndOnlyThose) {
   EXPECT_EQ(driver.answer("early").refused.code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(driver.answer("a").tokens.size(), tokens);
 
-  driver.engine().Resume();
+  size_t lost_before = 0;
+  driver.engine().Resume([&] { lost_before = driver.lost().size(); });
   driver.Submit(Request("late", 30, 5));
   ASSERT_TRUE(driver.RunAll());
+  EXPECT_EQ(lost_before, 1u) << "told of the loss, then of its end";
   EXPECT_EQ(driver.answer("late").tokens, Counted(30, 5));
   const worker::EngineStats stats = driver.engine().Stats();
   EXPECT_GT(stats.state_ns[static_cast<int>(worker::DeviceState::kFault)], 0);
   int64_t sum_ns = 0;
   for (const int64_t ns : stats.state_ns) sum_ns += ns;
   EXPECT_EQ(sum_ns, stats.held_ns);
+}
+
+TEST(EngineTest, AnEndTakesBackAResumeThatHasNotCome) {
+  CountingExecutor executor({});
+  EngineDriver driver(Options(), executor);
+  driver.Submit(Request("a", 10, 100));
+  for (int i = 0; i < 3; ++i) driver.engine().Step();  // One step is in flight.
+  bool resumed = false;
+  driver.engine().Suspend(Unavailable("rank 1 is gone"));
+  driver.engine().Resume([&] { resumed = true; });
+  driver.engine().Suspend(Unavailable("rank 1 is gone again"));
+  ASSERT_TRUE(driver.RunAll());
+  EXPECT_FALSE(resumed);
+  driver.engine().Resume([&] { resumed = true; });
+  ASSERT_FALSE(driver.engine().Step());
+  EXPECT_TRUE(resumed);
 }
 
 TEST(EngineTest, SuspendLosesSessionsOfAnIdleEngineToo) {

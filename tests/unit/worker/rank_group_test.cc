@@ -197,7 +197,7 @@ class Rank {
         *executor_,
         RankGroup::Events{.on_formed =
                               [this](int64_t epoch) {
-                                engine_->Resume();
+                                engine_->Resume([] {});
                                 engine_->OpenSession(kSession);
                                 absl::MutexLock lock(&mutex_);
                                 epoch_ = epoch;
