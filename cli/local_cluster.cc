@@ -15,7 +15,7 @@
 #include <utility>
 
 #include "base/clock.h"
-#include "cli/status_table.h"
+#include "proto/cluster_status.h"
 
 namespace facet {
 namespace {

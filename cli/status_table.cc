@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <vector>
+
+#include "proto/cluster_status.h"
 
 namespace facet {
 namespace {
@@ -26,10 +27,6 @@ constexpr Column kColumns[] = {
 };
 
 constexpr size_t kNumColumns = std::size(kColumns);
-
-std::string WorkerName(const v1::WorkerStatus& worker) {
-  return StrCat(worker.pool(), "/", worker.index());
-}
 
 // The name, with the rank in a group.
 std::string NameCell(const v1::WorkerStatus& worker) {
@@ -121,16 +118,6 @@ std::string Box(const Row& head, const std::vector<Row>& rows, const Paint& pain
   return out;
 }
 
-// Bars for values from 0 to the largest, which a line beside them names.
-std::string Sparkline(const std::vector<uint64_t>& values, uint64_t largest) {
-  constexpr const char* kBars[] = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
-  std::string out;
-  for (const uint64_t value : values) {
-    out += kBars[std::min<uint64_t>(7, largest == 0 ? 0 : value * 8 / largest)];
-  }
-  return out;
-}
-
 // What its ranks' tokens chose, in bars of equally many experts, and how far the busiest expert and
 // rank are above the mean.
 std::string ExpertsText(const std::vector<uint64_t>& choices, int32_t num_ranks) {
@@ -138,19 +125,20 @@ std::string ExpertsText(const std::vector<uint64_t>& choices, int32_t num_ranks)
   const uint64_t total = std::accumulate(choices.begin(), choices.end(), uint64_t{0});
   if (total == 0) return "experts: not told before a minute, 100,000 tokens and 8 tenants";
   const auto sums = [&](size_t parts) {
-    std::vector<uint64_t> out(parts);
-    for (size_t e = 0; e < choices.size(); ++e) out[e * parts / choices.size()] += choices[e];
+    std::vector<double> out(parts);
+    for (size_t e = 0; e < choices.size(); ++e) {
+      out[e * parts / choices.size()] += static_cast<double>(choices[e]);
+    }
     return out;
   };
-  const auto skew = [&](const std::vector<uint64_t>& parts) {
-    const uint64_t largest = *std::max_element(parts.begin(), parts.end());
-    return static_cast<double>(largest) * static_cast<double>(parts.size()) /
+  const auto skew = [&](const std::vector<double>& parts) {
+    return *std::max_element(parts.begin(), parts.end()) * static_cast<double>(parts.size()) /
            static_cast<double>(total);
   };
-  const std::vector<uint64_t> bars = sums(std::min(kBarsMax, choices.size()));
-  return StrCat("experts ", Sparkline(bars, *std::max_element(bars.begin(), bars.end())),
-                " busiest ", FixedText(skew(choices), 2), " × mean, busiest rank ",
-                FixedText(skew(sums(static_cast<size_t>(num_ranks))), 2), " ×");
+  const std::vector<double> bars = sums(std::min(kBarsMax, choices.size()));
+  return StrCat("experts ", Sparkline(bars), " busiest ", FixedText(skew(sums(choices.size())), 2),
+                " × mean, busiest rank ", FixedText(skew(sums(static_cast<size_t>(num_ranks))), 2),
+                " ×");
 }
 
 // One line for each expert-parallel group.
@@ -213,86 +201,6 @@ std::string StatusTable(const v1::GetStatusResponse& status, const Paint& paint)
     out += StrCat(paint(ColourOf(worker.state()), WorkerName(worker)), ": ", worker.reason(), "\n");
   }
   return out;
-}
-
-std::string StatusJson(const v1::GetStatusResponse& status) {
-  using Json = nlohmann::ordered_json;
-  Json workers = Json::array();
-  for (const v1::WorkerStatus& worker : status.workers()) {
-    workers.push_back(Json{{"pool", worker.pool()},
-                           {"index", worker.index()},
-                           {"address", worker.address()},
-                           {"model", worker.model()},
-                           {"state", StateName(worker.state())},
-                           {"reason", worker.reason()},
-                           {"device_class", worker.device_class()},
-                           {"numerics_id", worker.numerics_id()},
-                           {"sequences_running", worker.sequences_running()},
-                           {"sequences_waiting", worker.sequences_waiting()},
-                           {"kv_bytes_used", worker.kv_bytes_used()},
-                           {"kv_bytes_total", worker.kv_bytes_total()},
-                           {"prompt_tokens_per_second", worker.prompt_tokens_per_second()},
-                           {"output_tokens_per_second", worker.output_tokens_per_second()},
-                           {"price_usd_per_hour", worker.price_usd_per_hour()},
-                           {"usd_per_mtok_output", worker.usd_per_mtok_output()},
-                           {"busy_share", worker.busy_share()},
-                           {"steps", worker.steps()},
-                           {"group", worker.group()},
-                           {"rank", worker.rank()},
-                           {"num_ranks", worker.num_ranks()},
-                           {"group_epoch", worker.group_epoch()},
-                           {"expert_choices", worker.expert_choices()}});
-  }
-  return Json{{"cluster", status.cluster()},
-              {"version", status.version()},
-              {"uptime_seconds", status.uptime_seconds()},
-              {"ready", CheckReady(status).ok()},
-              {"requests_queued", status.requests_queued()},
-              {"requests_running", status.requests_running()},
-              {"workers", workers}}
-      .dump(2);
-}
-
-std::string StateName(v1::WorkerState state) {
-  switch (state) {
-    case v1::WORKER_STATE_CONNECTING:
-      return "connecting";
-    case v1::WORKER_STATE_LOADING:
-      return "loading";
-    case v1::WORKER_STATE_READY:
-      return "ready";
-    case v1::WORKER_STATE_DRAINING:
-      return "draining";
-    case v1::WORKER_STATE_MISMATCH:
-      return "mismatch";
-    case v1::WORKER_STATE_DEAD:
-      return "dead";
-    case v1::WORKER_STATE_HUNG:
-      return "hung";
-    case v1::WORKER_STATE_SPARE:
-      return "spare";
-    default:
-      return "unknown";
-  }
-}
-
-Status CheckReady(const v1::GetStatusResponse& status) {
-  if (status.workers_size() == 0) return FailedPrecondition("the cluster has no workers");
-  std::string missing;
-  int num_missing = 0;
-  for (const v1::WorkerStatus& worker : status.workers()) {
-    // A group that lacks ranks shows in the others.
-    if (worker.state() == v1::WORKER_STATE_READY || worker.state() == v1::WORKER_STATE_SPARE) {
-      continue;
-    }
-    ++num_missing;
-    missing +=
-        StrCat(missing.empty() ? "" : "; ", WorkerName(worker), " is ", StateName(worker.state()));
-    if (!worker.reason().empty()) missing += StrCat(" (", worker.reason(), ")");
-  }
-  if (num_missing == 0) return absl::OkStatus();
-  return FailedPrecondition(num_missing, " of ", status.workers_size(),
-                            " workers not ready: ", missing);
 }
 
 }  // namespace facet

@@ -91,6 +91,16 @@ std::string DollarText(double usd) {
   return StrCat("$", FixedText(usd, std::clamp(1 - magnitude, 2, 12)));
 }
 
+std::string Sparkline(const std::vector<double>& values) {
+  constexpr const char* kBars[] = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
+  const double largest = values.empty() ? 0 : *std::max_element(values.begin(), values.end());
+  std::string out;
+  for (const double value : values) {
+    out += kBars[largest > 0 ? std::min(7, static_cast<int>(value * 8 / largest)) : 0];
+  }
+  return out;
+}
+
 int DisplayWidth(std::string_view text) {
   int width = 0;
   bool in_escape = false;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace facet {
 
@@ -39,6 +40,9 @@ std::string FixedText(double number, int digits);
 
 // Dollars with enough digits to be non-zero: "$0.0000012".
 std::string DollarText(double usd);
+
+// A bar for each value, from 0 to the largest of them.
+std::string Sparkline(const std::vector<double>& values);
 
 // Width on a terminal: code points of UTF-8, escape codes not counted.
 int DisplayWidth(std::string_view text);

@@ -7,6 +7,9 @@
 #include <set>
 #include <sstream>
 
+#include "cli/status_watch.h"
+#include "proto/cluster_status.h"
+
 namespace facet {
 namespace {
 
@@ -100,7 +103,7 @@ TEST(StatusTableTest, ASpareIsNoReasonToWait) {
 }
 
 TEST(StatusTableTest, JsonHoldsTheFieldsUnderTheirNames) {
-  const auto json = nlohmann::json::parse(StatusJson(TwoWorkers()));
+  const auto json = StatusJson(TwoWorkers());
   EXPECT_EQ(json["ready"], true);
   EXPECT_EQ(json["workers"][1]["state"], "ready");
   EXPECT_EQ(json["workers"][0]["kv_bytes_total"], 64 << 20);
@@ -116,6 +119,24 @@ TEST(TerminalTest, NumbersReadWell) {
   EXPECT_EQ(DollarText(0), "$0");
   EXPECT_EQ(DollarText(0.00000123), "$0.0000012");
   EXPECT_EQ(DollarText(12.5), "$12.50");
+}
+
+TEST(StatusWatchTest, BarsFollowTheAnswersUpToTheirBound) {
+  StatusWatch watch(Paint(false));
+  v1::GetStatusResponse status = TwoWorkers();
+  EXPECT_THAT(watch.Frame(status), HasSubstr("output tok/s  █ 246.9 (highest 246.9)"));
+  for (v1::WorkerStatus& worker : *status.mutable_workers()) worker.set_output_tokens_per_second(0);
+  EXPECT_THAT(watch.Frame(status), HasSubstr("output tok/s  █▁ 0.0 (highest 246.9)"));
+  std::string frame;
+  for (size_t i = 0; i < StatusWatch::kBarsMax; ++i) frame = watch.Frame(status);
+  EXPECT_THAT(frame, HasSubstr("(highest 0.0)")) << "the first answer is forgotten";
+}
+
+TEST(StatusWatchTest, AnErrorIsSaidAndLeavesNoBar) {
+  StatusWatch watch(Paint(false));
+  EXPECT_EQ(watch.Frame(Unavailable("no router at 127.0.0.1:1")),
+            "no status: no router at 127.0.0.1:1\n");
+  EXPECT_THAT(watch.Frame(TwoWorkers()), HasSubstr("running       ▁ 0"));
 }
 
 }  // namespace
