@@ -10,7 +10,7 @@
 //     metrics->device_busy.At(model, tenant, "decode", pool).Add(step_ns);
 //     metrics->sequences.At(model, pool, worker, "running").Set(running);
 //   }
-//   FACET_ASSIGN_OR_RETURN(auto server, MetricsServer::Start("127.0.0.1:0", page));
+//   const std::string text = MetricsText(page);  // What GET /metrics answers (base/http_pages.h).
 //
 // A scrape sees all changes made through one Write(), or none of them, so sums hold on every
 // scrape: an engine writes once, at a step's end. Hold the writer for the changes only.
@@ -29,10 +29,6 @@
 
 #include "absl/synchronization/mutex.h"
 #include "base/status.h"
-
-namespace prometheus {
-class Exposer;
-}
 
 namespace facet {
 
@@ -195,25 +191,6 @@ class MetricsPage : public prometheus::Collectable {
 // The page as Prometheus text, as a scrape sees it.
 std::string MetricsText(const prometheus::Collectable& page);
 
-// Serves GET /metrics from construction to destruction.
-class MetricsServer {
- public:
-  // address is host:port; port 0 picks one. The page must outlive the server.
-  static StatusOr<std::unique_ptr<MetricsServer>> Start(const std::string& address,
-                                                        const prometheus::Collectable& page);
-  ~MetricsServer();
-
-  int port() const { return port_; }
-
- private:
-  MetricsServer(std::string host,
-                std::unique_ptr<prometheus::Exposer> exposer,
-                std::shared_ptr<prometheus::Collectable> page);
-
-  std::string host_;
-  std::shared_ptr<prometheus::Collectable> page_;  // Owns nothing: the form the library asks for.
-  std::unique_ptr<prometheus::Exposer> exposer_;
-  int port_;
-};
+inline constexpr char kMetricsContentType[] = "text/plain; version=0.0.4; charset=utf-8";
 
 }  // namespace facet

@@ -1,5 +1,7 @@
 #include "router/router_server.h"
 
+#include <algorithm>
+#include <memory>
 #include <utility>
 
 #include "proto/grpc_tls.h"
@@ -25,8 +27,9 @@ StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::ClusterCon
   FACET_ASSIGN_OR_RETURN(auto credentials, RouterServerCredentials(router_config));
   server->router_ = std::move(router);
   if (router_config.metrics_address() != "off") {
-    FACET_ASSIGN_OR_RETURN(server->metrics_, MetricsServer::Start(router_config.metrics_address(),
-                                                                  server->router_->metrics()));
+    server->status_page_ = std::make_unique<StatusPage>(*server->router_);
+    FACET_ASSIGN_OR_RETURN(server->pages_,
+                           HttpPages::Start(router_config.metrics_address(), server->Pages()));
   }
   FACET_ASSIGN_OR_RETURN(server->grpc_,
                          GrpcFront::Start({.address = router_config.grpc_address(),
@@ -41,6 +44,27 @@ StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::ClusterCon
   }
   server->router_->Start();
   return server;
+}
+
+HttpPages::Pages RouterServer::Pages() const {
+  const auto ready = [this] {
+    const std::shared_ptr<const FleetSnapshot> fleet = router_->snapshot();
+    return !router_->draining() &&
+           std::any_of(router_->models().begin(), router_->models().end(),
+                       [&](const ServedModel& model) { return fleet->AnyReady(model.name); });
+  };
+  return {{"/metrics",
+           [this] {
+             return HttpPage{.content_type = kMetricsContentType,
+                             .body = MetricsText(router_->metrics())};
+           }},
+          {"/status", [] { return StatusPage::Html(); }},
+          {"/status.json", [this] { return status_page_->Json(); }},
+          {"/livez", [] { return HttpPage{.body = "ok\n"}; }},
+          {"/readyz", [ready] {
+             return ready() ? HttpPage{.body = "ok\n"}
+                            : HttpPage{.code = 503, .body = "draining, or no model has a worker\n"};
+           }}};
 }
 
 RouterServer::~RouterServer() { Stop(); }
@@ -59,7 +83,8 @@ void RouterServer::Stop() {
   if (openai_ != nullptr) openai_->Shutdown(kLastWordMs);
   if (grpc_ != nullptr) grpc_->Shutdown(kLastWordMs);
   router_->Stop();
-  metrics_.reset();
+  pages_.reset();
+  status_page_.reset();
   router_.reset();
 }
 

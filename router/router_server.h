@@ -1,16 +1,17 @@
-// A router that serves: its fronts and its metrics around it, as the config says. What main runs,
-// and what tests start inside their own process.
+// A router that serves: its fronts and its pages for operators around it, as the config says. What
+// main runs, and what tests start inside their own process.
 #pragma once
 
 #include <memory>
 
-#include "base/metrics.h"
+#include "base/http_pages.h"
 #include "base/status.h"
 #include "facet/v1/config.pb.h"
 #include "router/admission/tenants.h"
 #include "router/front/grpc_front.h"
 #include "router/front/openai_front.h"
 #include "router/router.h"
+#include "router/status_page.h"
 
 namespace facet::router {
 
@@ -29,7 +30,7 @@ class RouterServer {
 
   int http_port() const { return openai_ ? openai_->port() : 0; }  // 0: off.
 
-  int metrics_port() const { return metrics_ ? metrics_->port() : 0; }  // 0: off.
+  int metrics_port() const { return pages_ ? pages_->port() : 0; }  // 0: off.
 
   Router& router() { return *router_; }
 
@@ -38,6 +39,7 @@ class RouterServer {
 
  private:
   RouterServer() = default;
+  HttpPages::Pages Pages() const;
   void Stop();
 
   int64_t drain_ms_max_ = 0;
@@ -46,7 +48,8 @@ class RouterServer {
   std::unique_ptr<GrpcFront> grpc_;
   std::unique_ptr<OpenAiFront> openai_;
   std::unique_ptr<Router> router_;
-  std::unique_ptr<MetricsServer> metrics_;
+  std::unique_ptr<StatusPage> status_page_;
+  std::unique_ptr<HttpPages> pages_;  // At the metrics address.
 };
 
 }  // namespace facet::router

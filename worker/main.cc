@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/http_pages.h"
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/progress_bar.h"
@@ -177,15 +178,27 @@ class WorkerProcess {
     if (server_ == nullptr || port == 0) {
       return Unavailable("cannot listen on ", place_.grpc_address);
     }
-    health()->SetServingStatus(false);
+    SetServing(false);
     if (place_.metrics_address != "off") {
-      FACET_ASSIGN_OR_RETURN(metrics_, MetricsServer::Start(place_.metrics_address, page_));
+      FACET_ASSIGN_OR_RETURN(pages_, HttpPages::Start(place_.metrics_address, Pages()));
     }
     Log(kInfo, "worker listens",
         {{"worker", place_.worker_name()},
          {"grpc_port", port},
-         {"metrics_port", metrics_ == nullptr ? 0 : metrics_->port()}});
+         {"metrics_port", pages_ == nullptr ? 0 : pages_->port()}});
     return absl::OkStatus();
+  }
+
+  HttpPages::Pages Pages() const {
+    return {{"/metrics",
+             [this] {
+               return HttpPage{.content_type = kMetricsContentType, .body = MetricsText(page_)};
+             }},
+            {"/livez", [] { return HttpPage{.body = "ok\n"}; }},
+            {"/readyz", [this] {
+               return serving_ ? HttpPage{.body = "ok\n"}
+                               : HttpPage{.code = 503, .body = "not ready\n"};
+             }}};
   }
 
   Status TakeRank() {
@@ -267,7 +280,7 @@ class WorkerProcess {
     description_.set_group_epoch(group_epoch);
     service_.Serve(*engine_, description_, [this] { Drain(); });
     absl::MutexLock lock(&mutex_);
-    if (!drain_began_) health()->SetServingStatus(true);
+    if (!drain_began_) SetServing(true);
   }
 
   void JoinGroup() {
@@ -294,7 +307,7 @@ class WorkerProcess {
   void OnNotFormed(const Status& cause) {
     Log(kWarning, "group not formed",
         {{"group", pool().name()}, {"rank", share_.rank}, {"cause", MessageOf(cause)}});
-    health()->SetServingStatus(false);
+    SetServing(false);
     engine_->Suspend(cause);
     service_.SetNotReady(NotInGroup(cause));
     if (!NeverInGroup(cause)) return;
@@ -310,7 +323,7 @@ class WorkerProcess {
       if (std::exchange(drain_began_, true)) return;
     }
     Log(kInfo, "worker drains", {{"worker", place_.worker_name()}});
-    health()->SetServingStatus(false);
+    SetServing(false);
     engine_->Drain([this] {
       absl::MutexLock lock(&mutex_);
       drained_ = true;
@@ -352,7 +365,11 @@ class WorkerProcess {
     return absl::Milliseconds(pool().drain_ms_max() > 0 ? pool().drain_ms_max() : 30'000);
   }
 
-  grpc::HealthCheckServiceInterface* health() const { return server_->GetHealthCheckService(); }
+  // What probes and load balancers are told.
+  void SetServing(bool serving) {
+    serving_ = serving;
+    server_->GetHealthCheckService()->SetServingStatus(serving);
+  }
 
   const Clock& clock_ = Clock::Real();
   const int64_t start_ns_ = clock_.NowNs();
@@ -364,10 +381,11 @@ class WorkerProcess {
   bool drained_ ABSL_GUARDED_BY(mutex_) = false;
   Status fatal_ ABSL_GUARDED_BY(mutex_);
 
+  std::atomic<bool> serving_{false};
   WorkerService service_;
   std::unique_ptr<grpc::Server> server_;
   WorkerMetricsPage page_;
-  std::unique_ptr<MetricsServer> metrics_;
+  std::unique_ptr<HttpPages> pages_;
   GroupControl::Options group_options_;
   ExpertShare share_;
   const kernels::DeviceStream* stream_ = nullptr;  // The backend's, if it has one.

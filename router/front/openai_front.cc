@@ -7,11 +7,11 @@
 #include <boost/beast/http.hpp>
 #include <chrono>
 #include <optional>
-#include <thread>
 #include <utility>
 #include <variant>
 
 #include "base/log.h"
+#include "base/tcp_server.h"
 #include "proto/grpc_status.h"
 #include "router/front/openai_json.h"
 
@@ -86,18 +86,6 @@ class HttpAnswer final : public AnswerStream, public std::enable_shared_from_thi
   tcp::socket* socket_ = nullptr;  // While it is watched.
 };
 
-struct HostAndPort {
-  std::string host;
-  std::string port;
-};
-
-HostAndPort Split(const std::string& address) {
-  const size_t colon = address.rfind(':');
-  std::string host = address.substr(0, colon);
-  if (host.size() > 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
-  return {host, address.substr(colon + 1)};
-}
-
 // A caller's x-request-id, if it is fit to be echoed.
 std::string CallerId(const http::request<http::string_body>& request) {
   const std::string id = ToString(request["x-request-id"]);
@@ -114,74 +102,31 @@ class OpenAiFront::Server {
   using Response = http::response<http::string_body>;
 
   Server(Options options, const TenantDirectory& tenants, Router& router)
-      : options_(std::move(options)), tenants_(tenants), router_(router), io_(1), acceptor_(io_) {}
+      : options_(std::move(options)),
+        tenants_(tenants),
+        router_(router),
+        tcp_(options_.connections_max,
+             [this](tcp::socket socket) { return Connection(std::move(socket)); }) {}
 
-  ~Server() { Stop(); }
+  Status Listen() { return tcp_.Listen(options_.address); }
 
-  Status Listen() {
-    const auto [host, port] = Split(options_.address);
-    try {
-      tcp::resolver resolver(io_);
-      const tcp::endpoint endpoint = *resolver.resolve(host, port, tcp::resolver::passive).begin();
-      acceptor_.open(endpoint.protocol());
-      acceptor_.set_option(tcp::acceptor::reuse_address(true));
-      acceptor_.bind(endpoint);
-      acceptor_.listen();
-      port_ = acceptor_.local_endpoint().port();
-    } catch (const std::exception& error) {
-      return Unavailable("cannot listen for HTTP on ", options_.address, ": ", error.what());
-    }
-    asio::co_spawn(io_, AcceptLoop(), asio::detached);
-    thread_ = std::thread([this] { io_.run(); });
-    return absl::OkStatus();
-  }
-
-  int port() const { return port_; }
+  int port() const { return tcp_.port(); }
 
   void Shutdown(int64_t wait_ms_max) {
-    asio::post(io_, [this] {
-      error_code ignored;
-      acceptor_.close(ignored);
-      closing_ = true;
-    });
+    tcp_.StopAccepting();
+    asio::post(tcp_.io(), [this] { closing_ = true; });
     // Answers that were ended are short of one write; idle connections do not hold the end up.
     absl::MutexLock lock(&mutex_);
     const auto idle = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return answering_ == 0; };
     mutex_.AwaitWithTimeout(absl::Condition(&idle), absl::Milliseconds(wait_ms_max));
   }
 
-  void Stop() {
-    io_.stop();
-    if (thread_.joinable()) thread_.join();
-  }
+  void Stop() { tcp_.Stop(); }
 
  private:
-  asio::awaitable<void> AcceptLoop() {
-    while (acceptor_.is_open()) {
-      auto [error, socket] = co_await acceptor_.async_accept(kAwait);
-      if (error == asio::error::operation_aborted) co_return;
-      if (error) {
-        // Out of descriptors, mostly: try again when some may be free.
-        asio::steady_timer pause(io_, std::chrono::milliseconds(50));
-        co_await pause.async_wait(kAwait);
-        continue;
-      }
-      if (connections_ >= options_.connections_max) continue;  // Closes it.
-      error_code ignored;
-      socket.set_option(tcp::no_delay(true), ignored);
-      asio::co_spawn(io_, Connection(std::move(socket)), asio::detached);
-    }
-  }
-
   asio::awaitable<void> Connection(tcp::socket socket) {
-    ++connections_;
     beast::tcp_stream stream(std::move(socket));
-    try {
-      co_await Converse(stream);
-    } catch (const std::exception& error) {
-      Log(kError, "http connection threw", {{"what", error.what()}});
-    }
-    --connections_;
+    co_await Converse(stream);
   }
 
   // Requests of one connection, one after the other.
@@ -353,7 +298,7 @@ class OpenAiFront::Server {
     const bool as_stream = parsed->stream;
     const bool include_usage = parsed->include_usage;
     const bool logprobs = parsed->logprobs;
-    auto answer = std::make_shared<HttpAnswer>(io_, router_);
+    auto answer = std::make_shared<HttpAnswer>(tcp_.io(), router_);
     answer->set_request_id(router_.Accept(std::move(parsed->request), answer));
     answer->WatchFor(stream.socket());
     OpenAiAnswer json(answer->request_id(), router_.clock().UnixNs() / 1'000'000'000, logprobs,
@@ -513,14 +458,10 @@ class OpenAiFront::Server {
   const Options options_;
   const TenantDirectory& tenants_;
   Router& router_;
-  asio::io_context io_;
-  tcp::acceptor acceptor_;
-  int port_ = 0;
-  int connections_ = 0;  // With what follows, of the front's thread.
-  bool closing_ = false;
-  std::thread thread_;
+  bool closing_ = false;  // Of the front's thread.
   absl::Mutex mutex_;
   int answering_ ABSL_GUARDED_BY(mutex_) = 0;  // Requests read and not fully answered.
+  TcpServer tcp_;                              // Last: its thread uses the rest.
 };
 
 StatusOr<std::unique_ptr<OpenAiFront>> OpenAiFront::Start(const Options& options,

@@ -42,14 +42,5 @@ TEST(MetricsTest, LabelSetsBeyondTheBoundShareOneCell) {
   EXPECT_THAT(text, Not(HasSubstr(R"(model="1001")")));
 }
 
-TEST(MetricsTest, ServerAnswersOnThePortItPicked) {
-  MetricsPage<RouterMetrics> page;
-  auto server = MetricsServer::Start("127.0.0.1:0", page);
-  ASSERT_TRUE(server.ok()) << MessageOf(server.status());
-  EXPECT_GT((*server)->port(), 0);
-  const auto taken = MetricsServer::Start(StrCat("127.0.0.1:", (*server)->port()), page);
-  EXPECT_EQ(taken.status().code(), absl::StatusCode::kUnavailable);
-}
-
 }  // namespace
 }  // namespace facet
