@@ -53,22 +53,9 @@ class HttpPages::Server {
       if (read_error) co_return;
       const Response response = Answer(parser.get());
       stream.expires_after(kWrite);
-      const bool sent = co_await Send(stream, response, parser.get());
-      if (!sent || !response.keep_alive()) co_return;
+      auto [write_error, written] = co_await http::async_write(stream, response, kAwait);
+      if (write_error || !response.keep_alive()) co_return;
     }
-  }
-
-  // False if it cannot be sent. HEAD gets the header of the answer to GET.
-  static asio::awaitable<bool> Send(beast::tcp_stream& stream,
-                                    const Response& response,
-                                    const Request& request) {
-    http::response_serializer<http::string_body> serializer(response);
-    if (request.method() == http::verb::head) {
-      auto [error, bytes] = co_await http::async_write_header(stream, serializer, kAwait);
-      co_return !error;
-    }
-    auto [error, bytes] = co_await http::async_write(stream, serializer, kAwait);
-    co_return !error;
   }
 
   Response Answer(const Request& request) const {
@@ -91,6 +78,7 @@ class HttpPages::Server {
     response.keep_alive(request.keep_alive());
     response.body() = std::move(page.body);
     response.prepare_payload();
+    if (request.method() == http::verb::head) response.body().clear();  // The length stays.
     return response;
   }
 

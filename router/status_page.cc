@@ -81,6 +81,7 @@ std::vector<TenantSum> SumsByTenant(const RouterMetrics& metrics) {
     at(labels[0], labels[1]).nano_usd += cell.value();
   }
   std::vector<TenantSum> out;
+  out.reserve(sums.size());
   for (auto& [key, sum] : sums) out.push_back(std::move(sum));
   std::stable_sort(out.begin(), out.end(), [](const TenantSum& a, const TenantSum& b) {
     return std::pair(a.nano_usd, a.output) > std::pair(b.nano_usd, b.output);
