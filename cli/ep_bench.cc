@@ -1,9 +1,6 @@
 #include "cli/ep_bench.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <poll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,6 +15,7 @@
 
 #include "absl/time/time.h"
 #include "base/clock.h"
+#include "base/reserved_port.h"
 #include "cli/child_process.h"
 #include "kernels/open_backend.h"
 #include "worker/comm/gloo_communicator.h"
@@ -225,23 +223,6 @@ StatusOr<EpBenchReport> RunGlooRank(const EpBenchOptions& options, const Gemma4C
   return BenchRank(options, options.rank, config).Run(*communicator);
 }
 
-// A port of loopback that is nobody else's while the descriptor lives: bound, but not listening.
-StatusOr<std::pair<int, int>> ReserveLoopbackPort() {
-  const int descriptor = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  const int on = 1;
-  setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t length = sizeof address;
-  auto* any = reinterpret_cast<sockaddr*>(&address);
-  if (bind(descriptor, any, length) != 0 || getsockname(descriptor, any, &length) != 0) {
-    close(descriptor);
-    return Unavailable("no port of 127.0.0.1 is free for the ranks");
-  }
-  return std::pair(descriptor, static_cast<int>(ntohs(address.sin_port)));
-}
-
 StatusOr<EpBenchReport> ParseReport(const std::string& line) {
   const nlohmann::json json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object() || !json.contains("forms")) return Internal("a rank said: ", line);
@@ -260,8 +241,7 @@ StatusOr<EpBenchReport> ParseReport(const std::string& line) {
 
 // Starts a process for each rank and collects what they print.
 StatusOr<EpBenchReport> RunProcesses(const EpBenchOptions& options) {
-  FACET_ASSIGN_OR_RETURN(const auto reserved, ReserveLoopbackPort());
-  const auto [descriptor, port] = reserved;
+  FACET_ASSIGN_OR_RETURN(const ReservedPort rendezvous, ReservedPort::Reserve());
   std::vector<ChildProcess> children;
   children.reserve(options.ranks);
   const std::string key = StrCat("bench ", getpid(), " ", Clock::Real().UnixNs());
@@ -271,7 +251,7 @@ StatusOr<EpBenchReport> RunProcesses(const EpBenchOptions& options) {
                             {options.program, "bench", "ep", "--json", "--comm", "gloo", "--ranks",
                              StrCat(options.ranks), "--tokens", StrCat(options.tokens), "--layers",
                              StrCat(options.layers), "--rank", StrCat(rank), "--rendezvous",
-                             StrCat("127.0.0.1:", port), "--group-key", key});
+                             StrCat("127.0.0.1:", rendezvous.port()), "--group-key", key});
     FACET_RETURN_IF_ERROR(child.status());
     children.push_back(*std::move(child));
   }
@@ -287,11 +267,9 @@ StatusOr<EpBenchReport> RunProcesses(const EpBenchOptions& options) {
       child.ReadLines(on_line);
     }
     if (!child.EndedWell()) {
-      close(descriptor);
       return Internal(child.name(), " ended with ", child.EndText(), ": ", child.last_words());
     }
   }
-  close(descriptor);
   if (std::ssize(ranks) != options.ranks) return Internal(ranks.size(), " ranks reported");
   return Merge(ranks);
 }

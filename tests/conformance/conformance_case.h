@@ -194,6 +194,24 @@ class ConformanceTest : public testing::TestWithParam<Setting> {
             peer_->Pack(weight.view(), FormatOf(dtype_))};
   }
 
+  struct PackedExperts {
+    std::vector<ExpertWeights> reference;
+    std::vector<ExpertWeights> peer;
+  };
+
+  PackedExperts RandomExperts(int64_t num_experts, int64_t width, int64_t hidden) {
+    PackedExperts experts;
+    for (int64_t e = 0; e < num_experts; ++e) {
+      Packed gate = RandomWeight(width, hidden);
+      Packed up = RandomWeight(width, hidden);
+      Packed down = RandomWeight(hidden, width);
+      experts.reference.push_back(
+          {std::move(gate.reference), std::move(up.reference), std::move(down.reference)});
+      experts.peer.push_back({std::move(gate.peer), std::move(up.peer), std::move(down.peer)});
+    }
+    return experts;
+  }
+
   void ExpectClose(const Tensor& got, const Tensor& want, const char* what) {
     double scale = 1e-3;
     for (int64_t i = 0; i < want.size(); ++i) {

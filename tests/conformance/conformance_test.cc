@@ -294,16 +294,7 @@ TEST_P(ConformanceTest, MoeFromRouterToCombine) {
   }
 
   // From here on both go on from the reference's choices.
-  std::vector<ExpertWeights> experts_reference(num_experts);
-  std::vector<ExpertWeights> experts_peer(num_experts);
-  for (int64_t e = 0; e < num_experts; ++e) {
-    Packed gate = RandomWeight(width, hidden);
-    Packed up = RandomWeight(width, hidden);
-    Packed down = RandomWeight(hidden, width);
-    experts_reference[e] = {std::move(gate.reference), std::move(up.reference),
-                            std::move(down.reference)};
-    experts_peer[e] = {std::move(gate.peer), std::move(up.peer), std::move(down.peer)};
-  }
+  const PackedExperts experts = RandomExperts(num_experts, width, hidden);
   const Packed dense_gate = RandomWeight(dense_width, hidden);
   const Packed dense_up = RandomWeight(dense_width, hidden);
   const Packed dense_down = RandomWeight(hidden, dense_width);
@@ -312,11 +303,11 @@ TEST_P(ConformanceTest, MoeFromRouterToCombine) {
   Tensor dense_act_want(dtype_, {tokens, dense_width});
   Tensor dense_act_got = dense_act_want;
   reference_->MoeUp({reference_.View(want.expert_in), reference_.View(want.dense_in),
-                     reference_.View(want.ids), experts_reference, dense_gate.reference,
+                     reference_.View(want.ids), experts.reference, dense_gate.reference,
                      dense_up.reference, reference_.View(act_want),
                      reference_.View(dense_act_want)});
   peer_->MoeUp({peer_.View(want.expert_in), peer_.View(want.dense_in), peer_.View(want.ids),
-                experts_peer, dense_gate.peer, dense_up.peer, peer_.View(act_got),
+                experts.peer, dense_gate.peer, dense_up.peer, peer_.View(act_got),
                 peer_.View(dense_act_got)});
   peer_.Fetch();
   ExpectClose(act_got, act_want, "act");
@@ -327,10 +318,10 @@ TEST_P(ConformanceTest, MoeFromRouterToCombine) {
   Tensor dense_want(dtype_, {tokens, hidden});
   Tensor dense_got = dense_want;
   reference_->MoeDown({reference_.View(act_want), reference_.View(dense_act_want),
-                       reference_.View(want.ids), experts_reference, dense_down.reference,
+                       reference_.View(want.ids), experts.reference, dense_down.reference,
                        reference_.View(out_want), reference_.View(dense_want)});
   peer_->MoeDown({peer_.View(act_want), peer_.View(dense_act_want), peer_.View(want.ids),
-                  experts_peer, dense_down.peer, peer_.View(out_got), peer_.View(dense_got)});
+                  experts.peer, dense_down.peer, peer_.View(out_got), peer_.View(dense_got)});
   peer_.Fetch();
   ExpectClose(out_got, out_want, "out");
   ExpectClose(dense_got, dense_want, "dense_out");

@@ -5,9 +5,9 @@
 #include <thread>
 #include <vector>
 
+#include "base/reserved_port.h"
 #include "tests/conformance/communicator_peers.h"
 #include "tests/support/fake_nccl/fake_nccl.h"
-#include "tests/support/reserved_port.h"
 #include "worker/comm/nccl_communicator.h"
 
 namespace facet::worker {
@@ -52,7 +52,7 @@ class FakeNcclSeat : public RankSeat {
 }  // namespace
 
 std::vector<std::string> RunRanks(int32_t num_ranks, const RankBody& body) {
-  const ReservedPort port;
+  const ReservedPort port = ReservedPort::Reserve().value();
   SwitchesOf(LibraryFor(num_ranks)).failing_transfer = -1;
   std::vector<std::string> said(num_ranks);
   std::vector<std::thread> threads;

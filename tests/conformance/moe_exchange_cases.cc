@@ -183,16 +183,7 @@ TEST_P(MoeExchangeTest, MoeUpAndDownOfSomeExpertsOrOfTheDensePathAlone) {
   const int64_t hidden = Width(16, 120);
   const int64_t width = Width(2, 90);
   constexpr int64_t kExpertsHere = 6;
-  std::vector<ExpertWeights> experts_reference(kExpertsHere);
-  std::vector<ExpertWeights> experts_peer(kExpertsHere);
-  for (int64_t e = 0; e < kExpertsHere; ++e) {
-    Packed gate = RandomWeight(width, hidden);
-    Packed up = RandomWeight(width, hidden);
-    Packed down = RandomWeight(hidden, width);
-    experts_reference[e] = {std::move(gate.reference), std::move(up.reference),
-                            std::move(down.reference)};
-    experts_peer[e] = {std::move(gate.peer), std::move(up.peer), std::move(down.peer)};
-  }
+  const PackedExperts random_experts = RandomExperts(kExpertsHere, width, hidden);
   const Packed gate = RandomWeight(width, hidden);
   const Packed up = RandomWeight(width, hidden);
   const Packed down = RandomWeight(hidden, width);
@@ -240,8 +231,8 @@ TEST_P(MoeExchangeTest, MoeUpAndDownOfSomeExpertsOrOfTheDensePathAlone) {
                      .dense_out = side.View(dense_out)});
       side.Fetch();
     };
-    run(reference_, experts_reference, act_want, dense_act_want, out_want, dense_want);
-    run(peer_, experts_peer, act_got, dense_act_got, out_got, dense_got);
+    run(reference_, random_experts.reference, act_want, dense_act_want, out_want, dense_want);
+    run(peer_, random_experts.peer, act_got, dense_act_got, out_got, dense_got);
     ExpectClose(act_got, act_want, "act");
     ExpectClose(dense_act_got, dense_act_want, "dense_act");
     ExpectClose(out_got, out_want, "out");

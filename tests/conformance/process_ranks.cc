@@ -15,7 +15,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
-#include "tests/support/reserved_port.h"
+#include "base/reserved_port.h"
 
 namespace facet::worker {
 namespace {
@@ -70,7 +70,7 @@ std::string Finish(const Child& child, int64_t deadline_ns) {
 }  // namespace
 
 std::vector<std::string> RunRanks(int32_t num_ranks, const RankBody& body) {
-  const ReservedPort port;
+  const ReservedPort port = ReservedPort::Reserve().value();
   const std::string rendezvous = StrCat("127.0.0.1:", port.port());
   std::vector<Child> children;
   children.reserve(num_ranks);

@@ -16,7 +16,7 @@
 #include "absl/time/clock.h"
 #include "base/clock.h"
 #include "tests/support/fake_nccl/fake_nccl.h"
-#include "tests/support/reserved_port.h"
+#include "base/reserved_port.h"
 #include "worker/comm/nccl_comm.h"
 #include "worker/comm/nccl_library.h"
 
@@ -71,7 +71,7 @@ class NcclCommunicatorTest : public testing::Test {
   }
 
   FakeNcclSwitches& switches_ = SwitchesOf(FAKE_NCCL);
-  const ReservedPort port_;
+  const ReservedPort port_ = ReservedPort::Reserve().value();
 };
 
 // A rank's blocks: the one for rank r holds 10 rank + r.

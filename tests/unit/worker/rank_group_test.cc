@@ -9,10 +9,10 @@
 #include <map>
 #include <random>
 
+#include "base/reserved_port.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "tests/support/fake_nccl/fake_nccl.h"
-#include "tests/support/reserved_port.h"
 #include "worker/comm/local_communicator.h"
 #include "worker/comm/nccl_communicator.h"
 #include "worker/engine/engine.h"
@@ -88,7 +88,7 @@ class EmulatedGpuMachine final : public Machine {
 
  private:
   const int32_t num_ranks_;
-  const ReservedPort port_;
+  const ReservedPort port_ = ReservedPort::Reserve().value();
 };
 
 template <typename M>
