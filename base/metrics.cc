@@ -27,6 +27,12 @@ class LentPage final : public prometheus::Collectable {
   const prometheus::Collectable& page_;
 };
 
+// What /livez answers with: nothing, but it answers.
+class EmptyPage final : public prometheus::Collectable {
+ public:
+  std::vector<prometheus::MetricFamily> Collect() const override { return {}; }
+};
+
 // "host:port", "[host]:port" or "port" without the port; empty if there is no host.
 std::string HostOf(const std::string& address) {
   const size_t colon = address.rfind(':');
@@ -121,8 +127,10 @@ StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string&
     auto exposer = std::make_unique<prometheus::Exposer>(address, /*num_threads=*/1);
     auto lent = std::make_shared<LentPage>(page);
     exposer->RegisterCollectable(lent);
-    return std::unique_ptr<MetricsServer>(
-        new MetricsServer(HostOf(address), std::move(exposer), std::move(lent)));
+    auto empty = std::make_shared<EmptyPage>();
+    exposer->RegisterCollectable(empty, "/livez");
+    return std::unique_ptr<MetricsServer>(new MetricsServer(HostOf(address), std::move(exposer),
+                                                            {std::move(lent), std::move(empty)}));
   } catch (const std::exception& error) {
     return Unavailable("cannot serve metrics on ", address, ": ", error.what());
   }
@@ -130,9 +138,9 @@ StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string&
 
 MetricsServer::MetricsServer(std::string host,
                              std::unique_ptr<prometheus::Exposer> exposer,
-                             std::shared_ptr<prometheus::Collectable> page)
+                             Pages pages)
     : host_(std::move(host)),
-      page_(std::move(page)),
+      pages_(std::move(pages)),
       exposer_(std::move(exposer)),
       port_(exposer_->GetListeningPorts().front()) {}
 

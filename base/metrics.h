@@ -198,6 +198,9 @@ std::string MetricsText(const prometheus::Collectable& page);
 // Serves GET /metrics from construction to destruction.
 class MetricsServer {
  public:
+  // Answers /metrics with the page, and /livez with 200 and nothing in it, whatever the load: a
+  // process that does not is stuck or gone.
+  //
   // address is host:port; port 0 picks one. The page must outlive the server.
   static StatusOr<std::unique_ptr<MetricsServer>> Start(const std::string& address,
                                                         const prometheus::Collectable& page);
@@ -206,12 +209,13 @@ class MetricsServer {
   int port() const { return port_; }
 
  private:
-  MetricsServer(std::string host,
-                std::unique_ptr<prometheus::Exposer> exposer,
-                std::shared_ptr<prometheus::Collectable> page);
+  // They own nothing that is measured: it is the form the library asks for.
+  using Pages = std::vector<std::shared_ptr<prometheus::Collectable>>;
+
+  MetricsServer(std::string host, std::unique_ptr<prometheus::Exposer> exposer, Pages pages);
 
   std::string host_;
-  std::shared_ptr<prometheus::Collectable> page_;  // Owns nothing: the form the library asks for.
+  Pages pages_;
   std::unique_ptr<prometheus::Exposer> exposer_;
   int port_;
 };

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "metrics_registry.h"
+#include "tests/support/http_client.h"
 
 namespace facet {
 namespace {
@@ -47,6 +48,7 @@ TEST(MetricsTest, ServerAnswersOnThePortItPicked) {
   auto server = MetricsServer::Start("127.0.0.1:0", page);
   ASSERT_TRUE(server.ok()) << MessageOf(server.status());
   EXPECT_GT((*server)->port(), 0);
+  EXPECT_THAT(testing::HttpCall((*server)->port(), "GET", "/livez"), HasSubstr("200 OK"));
   const auto taken = MetricsServer::Start(StrCat("127.0.0.1:", (*server)->port()), page);
   EXPECT_EQ(taken.status().code(), absl::StatusCode::kUnavailable);
 }
