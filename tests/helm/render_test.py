@@ -203,8 +203,9 @@ class InvariantTest(unittest.TestCase):
         for place, _, it, metadata, spec in self.Workloads('Deployment', 'StatefulSet'):
             probes = Probes(spec['containers'][0])
             self.assertEqual(set(probes), {'startupProbe', 'livenessProbe', 'readinessProbe'}, place)
-            for kind in ('startupProbe', 'livenessProbe'):
-                self.assertEqual(probes[kind]['httpGet']['path'], '/livez', place)
+            self.assertEqual(probes['livenessProbe']['httpGet']['path'], '/livez', place)
+            is_rank = any(volume['name'] == 'group' for volume in spec['volumes'])
+            self.assertEqual('httpGet' in probes['readinessProbe'], is_rank, place)
 
     def test_no_secret_is_written_down(self):
         for name, render in Renders():
@@ -248,7 +249,6 @@ class NetworkPolicyTest(unittest.TestCase):
         for name, render in self.renders:
             config = Config(render)
             router = Labels(render, 'router')
-            own = {key: value for key, value in router.items() if key != 'facet-pool'}
             for pool in config['pools']:
                 worker = Labels(render, 'worker', pool['name'])
                 address = pool['workers'][0]
@@ -275,7 +275,6 @@ class NetworkPolicyTest(unittest.TestCase):
                 self.Admits(name, render, Labels(render, component), 'kube-system', 53)
                 self.Refuses(name, render, Labels(render, component), ipaddress.ip_address('8.8.8.8'),
                              443)
-            del own
 
     def test_the_hub_is_reached_from_the_job_alone(self):
         for name, render in self.renders:

@@ -37,31 +37,41 @@ affinity: {{ toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
-{{/* The probes. Argument: (dict "tls" bool "grpc" port "metrics" port "startup" seconds "ready" bool "health" [command]).
-     Startup and liveness ask the metrics port, which answers whatever the load is and whatever TLS there is.
-     Readiness is gRPC health; the kubelet speaks no TLS, so there the program asks itself. */}}
+{{/* How to ask a server whether it serves: gRPC health. The kubelet speaks no TLS, so there the program asks itself. */}}
+{{- define "facet.healthProbe" -}}
+{{- if .tls -}}
+exec: {command: {{ toJson .health }}}
+{{- else -}}
+grpc: {port: {{ int .grpc }}}
+{{- end }}
+periodSeconds: {{ ternary 10 2 .tls }}
+timeoutSeconds: 5
+{{- end -}}
+
+{{/* The metrics port answers from the first moment, whatever the load is and whatever TLS there is. */}}
+{{- define "facet.liveProbe" -}}
+httpGet: {path: /livez, port: metrics}
+periodSeconds: 2
+timeoutSeconds: 5
+{{- end -}}
+
+{{/* The probes of a router or worker. Arguments: tls, grpc (port), health (command), and
+     startup: "health", where a process that never serves shall be started again, or "live";
+     startupSeconds: how long that may take; ready: "health" or "live";
+     patience: seconds of bad health before the pod counts as not ready. */}}
 {{- define "facet.probes" -}}
+{{- $period := ternary 10 2 .tls -}}
 startupProbe:
-  httpGet: {path: /livez, port: metrics}
-  periodSeconds: 2
-  timeoutSeconds: 2
-  failureThreshold: {{ max 1 (div (int .startup) 2) }}
+  {{- include (printf "facet.%sProbe" .startup) . | nindent 2 }}
+  failureThreshold: {{ max 1 (div (int .startupSeconds) (ternary $period 2 (eq .startup "health"))) }}
 livenessProbe:
   httpGet: {path: /livez, port: metrics}
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 6
 readinessProbe:
-{{- if not .ready }}
-  httpGet: {path: /livez, port: metrics}
-{{- else if .tls }}
-  exec: {command: {{ toJson .health }}}
-{{- else }}
-  grpc: {port: {{ int .grpc }}}
-{{- end }}
-  periodSeconds: {{ ternary 10 2 (and .ready .tls) }}
-  timeoutSeconds: 5
-  failureThreshold: 2
+  {{- include (printf "facet.%sProbe" .ready) . | nindent 2 }}
+  failureThreshold: {{ max 1 (div (int .patience) $period) }}
 {{- end -}}
 
 {{- define "facet.modelsMount" -}}
