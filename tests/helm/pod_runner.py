@@ -41,7 +41,7 @@ def WaitFor(predicate, what, seconds):
 
 
 class Pod:
-    """One pod with one container, from its creation to the end of its process."""
+    """One pod with one container, and one that may have to end before, from its creation to its end."""
 
     def __init__(self, cluster, name, template, address, index=None):
         self.name = name
@@ -57,11 +57,12 @@ class Pod:
         self.left_endpoints_at = None  # When it began to go, or stopped being ready.
         self._cluster = cluster
         self._container, = self.spec['containers']
+        self._init = next(iter(self.spec.get('initContainers', [])), None)
         self._directory = pathlib.Path(tempfile.mkdtemp(prefix=f'{name}-', dir=cluster.directory))
         self._paths = dict(cluster.image_files)
         self._terminating = threading.Event()
         self._MountVolumes()
-        self._Start()
+        self._Start(self._init or self._container)
         self._watcher = threading.Thread(target=self._Watch, daemon=True)
         self._watcher.start()
 
@@ -70,7 +71,10 @@ class Pod:
         mounts = {it['mountPath']: volumes[it['name']]
                   for it in self._container.get('volumeMounts', [])}
         for path, volume in mounts.items():
-            if 'emptyDir' not in volume:  # /dev/shm is there.
+            if 'persistentVolumeClaim' in volume:
+                self._paths[path] = str(self._cluster.Claim(
+                    volume['persistentVolumeClaim']['claimName']))
+            elif 'emptyDir' not in volume:  # /dev/shm is there.
                 self._paths[path] = str(self._directory / path.lstrip('/'))
         for path, volume in mounts.items():
             if 'configMap' in volume:
@@ -88,12 +92,12 @@ class Pod:
     def _Local(self, text):
         """The text with paths and addresses of this machine."""
         for inside, outside in self._paths.items():
-            text = re.sub(rf'{re.escape(inside)}(?=[/\s"\']|$)', outside, text)
+            text = re.sub(rf'(?<![\w/.-]){re.escape(inside)}(?=[/\s"\']|$)', outside, text)
         return self._cluster.Resolved(text).replace('0.0.0.0', self.address)
 
-    def _Environment(self):
+    def _Environment(self, container):
         environment = {}
-        for it in self._container.get('env', []):
+        for it in container.get('env', []):
             source = it.get('valueFrom', {})
             if 'secretKeyRef' in source:
                 ref = source['secretKeyRef']
@@ -106,32 +110,51 @@ class Pod:
         return environment
 
     def _Command(self, words):
-        environment = self._Environment()
+        """Of the words that a pod's author wrote; the first is a program of ours."""
+        environment = self._Environment(self._container)
         expanded = [re.sub(r'\$\((\w+)\)', lambda found: environment[found[1]], word)
                     for word in words]
         program, *arguments = map(self._Local, expanded)
         return [str(BIN / program), *arguments]
 
-    def _Start(self):
+    def _CommandOf(self, container):
+        if 'command' in container:
+            return self._Command(container['command'] + container.get('args', []))
+        repository = container['image'].rpartition(':')[0]
+        return [*self._cluster.entrypoints[repository], *map(self._Local, container['args'])]
+
+    def _Start(self, container):
         self.log = self._directory / 'log'
         with open(self.log, 'ab') as log:
             # The kernel ends the process if this one dies without saying goodbye.
             self._process = subprocess.Popen(
-                ['setpriv', '--pdeathsig', 'KILL',
-                 *self._Command(self._container['command'] + self._container.get('args', []))],
-                stdout=log, stderr=log, env={'PATH': os.environ['PATH'], **self._Environment()})
+                ['setpriv', '--pdeathsig', 'KILL', *self._CommandOf(container)], stdout=log, stderr=log,
+                env={'PATH': os.environ['PATH'], **self._Environment(container)})
+
+    def _AwaitInit(self):
+        """Starts the container once the one before has ended well."""
+        while not self._terminating.wait(0.05):
+            code = self._process.poll()
+            if code == 0:
+                self._Start(self._container)
+                return
+            if code is not None:
+                self.restarts += 1
+                self._Start(self._init)
 
     def _Watch(self):
         """The kubelet's loop: startup, then readiness and liveness; starts again what ends."""
+        if self._init:
+            self._AwaitInit()
         started, failures, due = False, {}, {}
         while not self._terminating.is_set():
             if self._process.poll() is not None:
-                if self.spec.get('restartPolicy') == 'Never':
+                if self.spec.get('restartPolicy', 'Always') != 'Always':
                     return
                 self.restarts += 1
                 self._SetReady(False)
                 started, failures, due = False, {}, {}
-                self._Start()
+                self._Start(self._container)
             now = time.monotonic()
             for kind in ('livenessProbe', 'readinessProbe') if started else ('startupProbe',):
                 probe = self._container.get(kind)
@@ -235,13 +258,16 @@ class Pod:
 
 
 class Cluster:
-    """Pods of the applied objects. secrets: name → key → text. image_files: path in images → here."""
+    """Pods of the applied objects. secrets: name → key → text. image_files: path in images → here.
+    entrypoints: repository of an image → words, for containers without a command.
+    """
 
-    def __init__(self, secrets=None, image_files=None):
+    def __init__(self, secrets=None, image_files=None, entrypoints=None):
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix='facet-pods-'))
         atexit.register(self.Close)
         self.secrets = secrets or {}
         self.image_files = image_files or {}
+        self.entrypoints = entrypoints or {}
         self.config_maps = {}
         self.pods = []      # Those that are not on their way out.
         self.gone = []      # Those that are, or have ended.
@@ -259,6 +285,12 @@ class Cluster:
             self._names[pod_name] = self._NewAddress()
         return self._names[pod_name]
 
+    def Claim(self, name):
+        """The directory that stands for a volume claim."""
+        directory = self.directory / 'claims' / name
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
     def Resolved(self, text):
         """The text with addresses instead of names of pods and services."""
         text = re.sub(r'\b([a-z0-9-]+-\d+)\.[a-z0-9-]+\.[a-z0-9-]+\.svc\.[a-z0-9.]+[a-z]',
@@ -266,9 +298,9 @@ class Cluster:
         return re.sub(r'\b([a-z0-9-]+)\.[a-z0-9-]+\.svc\b',
                       lambda found: self.Endpoints(found[1])[0], text)
 
-    def Apply(self, objects):
+    def Apply(self, objects, wait=True):
         """Brings the pods to what the objects say and returns when all are ready: at first at once,
-        later by rolling updates.
+        later by rolling updates. Jobs are left to Run. wait: for pods that are new.
         """
         changed = []
         for it in objects:
@@ -287,7 +319,8 @@ class Cluster:
                 self._RollDeployment(it)
             else:
                 self._RollStatefulSet(it)
-        self.AwaitReady(self.pods)
+        if wait:
+            self.AwaitReady(self.pods)
 
     def AwaitReady(self, pods):
         for pod in pods:
@@ -335,9 +368,10 @@ class Cluster:
         return [pod.address for pod in [*self.pods, *self.gone] if pod.in_endpoints()
                 and all(pod.labels.get(key) == value for key, value in selector.items())]
 
-    def Run(self, pod_object, seconds=60):
-        """Runs a pod that ends by itself, a hook for example; returns exit status and log."""
-        pod = Pod(self, pod_object['metadata']['name'], pod_object, self._NewAddress())
+    def Run(self, it, seconds=60):
+        """Runs a pod that ends by itself, a hook's or a job's; returns exit status and log."""
+        template = it['spec']['template'] if it['kind'] == 'Job' else it
+        pod = Pod(self, it['metadata']['name'], template, self._NewAddress())
         try:
             return pod.Complete(seconds), pod.log.read_text(errors='replace')
         finally:

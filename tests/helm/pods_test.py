@@ -1,15 +1,20 @@
-"""The chart's pods with everything that is secret: mutual TLS, a certificate for clients, tenants, a
-group of ranks with a spare; and the chart's own tests run against them. Budget: 40 s.
+"""The chart's pods with everything that is secret (mutual TLS, a certificate for clients, tenants, a
+group of ranks with a spare) and with a model from a hub; the chart's own tests run against them.
+Budget: 40 s.
 """
 
 import pathlib
 import re
 import subprocess
+import sys
 import tempfile
 import unittest
 
 import helm
 import pod_runner
+
+sys.path.append(str(helm.ROOT / 'tests/unit/deploy'))
+import fake_hub  # noqa: E402
 
 MODELS = {'/usr/share/facet/models': str(helm.ROOT / 'deploy/demo/models')}
 VALUES = {
@@ -94,6 +99,36 @@ class PodsTest(unittest.TestCase):
                 pod.Kill()
         pod_runner.WaitFor(lambda: cluster.Run(render.Find('Pod', 'facet-test-health'))[0] != 0,
                            'health fails without workers', 20)
+
+    def test_pods_wait_until_the_job_has_the_model(self):
+        model = helm.ROOT / 'deploy/demo/models/facet-demo-e4b'
+        hub = fake_hub.Hub({path.name: path.read_bytes() for path in model.iterdir()}, 'hf_1')
+        self.addCleanup(hub.server_close)
+        self.addCleanup(hub.shutdown)
+        hub.needs_token = True
+        hub.break_after = [1_000_000]
+        cluster = pod_runner.Cluster(secrets={'hub': {'token': 'hf_1'}}, entrypoints={
+            'facet/downloader': [sys.executable, str(helm.ROOT / 'deploy/images/download_models.py')]})
+        self.addCleanup(cluster.Close)
+        render = helm.Render({
+            'insecureNetwork': True,
+            'models': [{'name': 'tiny', 'directory': 'tiny',
+                        'hub': {'repository': 'google/tiny', 'revision': 'main'}}],
+            'modelStorage': {'source': 'hub',
+                             'download': {'endpoint': hub.endpoint(), 'tokenSecret': 'hub'}},
+            'router': {'replicas': 1},
+            'pools': [{'name': 'tiny', 'model': 'tiny', 'replicas': 1,
+                       'config': {'threads': 1, 'kv_bytes': 64 << 20}}]})
+        cluster.Apply(render.objects, wait=False)
+        for pod in cluster.pods:
+            pod_runner.WaitFor(lambda pod=pod: 'not complete in' in pod.LogEnd(),
+                               f'{pod.name} waits for the model', 10)
+        code, log = cluster.Run(render.Find('Job'))
+        self.assertEqual(code, 0, log)
+        cluster.AwaitReady(cluster.pods)
+        code, log = cluster.Run(render.Find('Pod', 'facet-test-generate'))
+        self.assertEqual(code, 0, log)
+        self.assertEqual([pod.restarts for pod in cluster.pods], [0, 0])
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import subprocess
+import sys
 import tempfile
 import unittest
 
@@ -18,6 +19,9 @@ import kubernetes_validate.utils
 import yaml
 
 import helm
+
+sys.path.append(str(helm.ROOT / 'deploy'))
+import promql  # noqa: E402
 
 BIN = pathlib.Path(os.environ.get('FACET_BIN', helm.ROOT / 'build/dev/bin'))
 KUBERNETES_VERSIONS = ['1.35', '1.36', '1.37']
@@ -235,6 +239,37 @@ class InvariantTest(unittest.TestCase):
                                 ({'replicas': 3}, {'facet-router'})):
             after = Checksums(**fields)
             self.assertEqual({name for name in before if before[name] != after[name]}, changed)
+
+
+class WordsTest(unittest.TestCase):
+
+    def test_autoscalers_ask_for_metrics_of_the_contract(self):
+        metrics = promql.contract()
+        asked = [metric[kind]['metric'] for _, render in Renders()
+                 for it in render.OfKind('HorizontalPodAutoscaler')
+                 for metric in it['spec']['metrics'] for kind in [metric['type'].lower()]]
+        self.assertEqual({it['name'] for it in asked},
+                         {'facet_worker_sequences', 'facet_queue_requests'})
+        for it in asked:
+            labels = set(it['selector']['matchLabels']) - {'cluster'}  # The scrape's.
+            self.assertLessEqual(labels, set(metrics[it['name']]['labels']), it)
+        readme = (helm.CHART / 'README.md').read_text()
+        for name in re.findall(r"seriesQuery: '(\w+)", readme):
+            self.assertIn(name, {it['name'] for it in asked})
+
+    def test_notes_warn_of_what_is_open_or_has_no_price(self):
+        def Warnings(name):
+            return [line.removeprefix('WARNING: ') for line in
+                    helm.CiRenders()[name].notes.splitlines() if line.startswith('WARNING')]
+
+        self.assertEqual([it.split(':')[0] for it in Warnings('demo')],
+                         ['tenants.existingSecret is empty', 'workerTls.existingSecret is empty',
+                          'networkPolicy.clientsFrom is empty',
+                          'pool e4b has no config.price_usd_per_hour'])
+        self.assertEqual(Warnings('everything'),
+                         ['the ranks of pool 26b exchange activations in plain text.',
+                          'model gemma-4-26b is revision main, which can move; a commit cannot.'])
+        self.assertIn('facet keys new --tenant NAME', helm.CiRenders()['everything'].notes)
 
 
 class NetworkPolicyTest(unittest.TestCase):

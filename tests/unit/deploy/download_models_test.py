@@ -1,7 +1,5 @@
 """The download program against a hub on loopback that redirects, breaks off and lies. Budget: 20 s."""
 
-import hashlib
-import http.server
 import json
 import os
 import pathlib
@@ -12,87 +10,14 @@ import threading
 import time
 import unittest
 
+from fake_hub import COMMIT
+from fake_hub import Hub
+
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 PROGRAM = ROOT / "deploy/images/download_models.py"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_only_for_the_hub"
 CONFIG = b'{"model_type": "gemma4"}'
 WEIGHTS = bytes(range(256)) * 12_000  # 3 MB.
-
-
-def GitBlob(data):
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-
-class Hub(http.server.ThreadingHTTPServer):
-    """siblings as the real one lists them; large files live under another host name."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.requests = []          # (path, Range, Authorization).
-        self.needs_token = False
-        self.break_after = []       # Bytes after which the next answers to /blob end.
-        self.stall = threading.Event()
-        self.stall_after = None     # Bytes after which an answer to /blob hangs.
-        self.weights = WEIGHTS      # What is sent, whatever was promised.
-        self.ranges = True
-        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        hub = self.server
-        wanted, token = self.headers.get("Range"), self.headers.get("Authorization")
-        hub.requests.append((self.path, wanted, token))
-        if self.path == "/blob":
-            return self.Blob(wanted)
-        if hub.needs_token and token != f"Bearer {TOKEN}":
-            return self.Send(401, b"")
-        if self.path == "/api/models/google/tiny/revision/main?blobs=true":
-            return self.Send(200, json.dumps({"sha": COMMIT, "siblings": [
-                {"rfilename": "config.json", "size": len(CONFIG), "blobId": GitBlob(CONFIG)},
-                {"rfilename": "README.md", "size": 5, "blobId": "0" * 40},
-                {"rfilename": "original/model.safetensors", "size": 5, "blobId": "0" * 40},
-                {"rfilename": "model.safetensors", "size": len(WEIGHTS), "blobId": "0" * 40,
-                 "lfs": {"size": len(WEIGHTS), "sha256": hashlib.sha256(WEIGHTS).hexdigest()}},
-            ]}).encode())
-        if self.path == f"/google/tiny/resolve/{COMMIT}/config.json":
-            return self.Send(200, CONFIG)
-        if self.path == f"/google/tiny/resolve/{COMMIT}/model.safetensors":
-            self.send_response(302)
-            self.send_header("Location", f"http://localhost:{hub.server_port}/blob")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return None
-        return self.Send(404, b"")
-
-    def Send(self, code, body):
-        self.send_response(code)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def Blob(self, wanted):
-        hub = self.server
-        first = int(wanted[len("bytes="):-1]) if wanted and hub.ranges else 0
-        body = hub.weights[first:]
-        self.send_response(206 if first else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if hub.break_after:
-            body = body[:hub.break_after.pop(0)]
-        elif hub.stall_after is not None:
-            self.wfile.write(body[:hub.stall_after])
-            self.wfile.flush()
-            hub.stall.wait(20)
-            return
-        self.wfile.write(body)
 
 
 class DownloadTest(unittest.TestCase):
@@ -103,7 +28,7 @@ class DownloadTest(unittest.TestCase):
         self.directory = pathlib.Path(temporary.name, "models/tiny")
         self.token_file = pathlib.Path(temporary.name, "token")
         self.token_file.write_text(TOKEN + "\n")
-        self.hub = Hub()
+        self.hub = Hub({"config.json": CONFIG, "model.safetensors": WEIGHTS}, TOKEN)
         self.addCleanup(self.hub.server_close)
         self.addCleanup(self.hub.shutdown)
         self.addCleanup(self.hub.stall.set)
@@ -124,7 +49,7 @@ class DownloadTest(unittest.TestCase):
         return child.returncode, text
 
     def Blobs(self):
-        return [wanted for path, wanted, _ in self.hub.requests if path == "/blob"]
+        return [wanted for path, wanted, _ in self.hub.requests if path.startswith("/blob/")]
 
     def CheckFiles(self):
         names = {path.name for path in self.directory.iterdir()}
@@ -151,7 +76,7 @@ class DownloadTest(unittest.TestCase):
         self.assertEqual(code, 0, text)
         self.assertNotIn(TOKEN, text)
         for path, _, token in self.hub.requests:
-            if path == "/blob":
+            if path.startswith("/blob/"):
                 self.assertIsNone(token)
 
     def test_a_broken_connection_is_taken_up_where_it_ended(self):
@@ -186,13 +111,13 @@ class DownloadTest(unittest.TestCase):
         self.CheckFiles()
 
     def test_a_wrong_byte_is_never_put_in_its_place(self):
-        self.hub.weights = WEIGHTS[:-1] + b"x"
+        self.hub.sent["model.safetensors"] = WEIGHTS[:-1] + b"x"
         child = self.Start("download")
         end = time.monotonic() + 20
         while len(self.Blobs()) < 2:  # It was refused, and asked for anew.
             self.assertLess(time.monotonic(), end)
             time.sleep(0.02)
-        self.hub.weights = WEIGHTS
+        self.hub.sent["model.safetensors"] = WEIGHTS
         text, _ = child.communicate(timeout=30)
         self.assertEqual(child.returncode, 0, text)
         self.assertIn("its digest is", text)
