@@ -113,6 +113,12 @@ Status RunCanary(Executor& executor, int32_t bos_id) {
   return Internal("the first step gave logits that are not finite: are the weights damaged?");
 }
 
+// How long sessions stay open after a drain began, even if nothing runs. Routers hear of it with
+// the next heartbeat, 100 ms later, and frames and requests may be on their way till then: a
+// request is refused, and its router gives it to another worker; without a session it would be
+// lost.
+constexpr absl::Duration kDrainNotice = absl::Seconds(1);
+
 constexpr absl::Duration kHealthTimeout = absl::Seconds(4);
 
 int32_t OrDefault(int32_t value, int32_t fallback) { return value > 0 ? value : fallback; }
@@ -322,19 +328,30 @@ class WorkerProcess {
     });
   }
 
-  // Until what runs has ended, or the limit; an error is why no group will ever have this rank.
+  // Until what runs has ended and routers know of it, or the limit; an error is why no group will
+  // ever have this rank.
   Status AwaitEnd() {
+    FACET_RETURN_IF_ERROR(AwaitDrain());
+    const absl::Time heard = absl::Now() + std::min(kDrainNotice, drain_max());
+    AwaitDrained();
+    absl::SleepFor(heard - absl::Now());
+    return absl::OkStatus();
+  }
+
+  Status AwaitDrain() {
     absl::MutexLock lock(&mutex_);
     const auto ends = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
       return drain_began_ || !fatal_.ok();
     };
     mutex_.Await(absl::Condition(&ends));
-    if (!fatal_.ok()) return fatal_;
-    if (!mutex_.AwaitWithTimeout(absl::Condition(&drained_), drain_max())) {
-      Log(kWarning, "drain limit reached",
-          {{"drain_ms_max", absl::ToInt64Milliseconds(drain_max())}});
-    }
-    return absl::OkStatus();
+    return fatal_;
+  }
+
+  void AwaitDrained() {
+    absl::MutexLock lock(&mutex_);
+    if (mutex_.AwaitWithTimeout(absl::Condition(&drained_), drain_max())) return;
+    Log(kWarning, "drain limit reached",
+        {{"drain_ms_max", absl::ToInt64Milliseconds(drain_max())}});
   }
 
   void End(absl::Duration for_other_ranks) {
