@@ -378,9 +378,11 @@ class Cluster:
             pod.Kill()
 
     def AwaitGone(self):
-        """Until every deleted pod has ended."""
+        """Until every deleted pod has ended, and clients know."""
         for pod in self.gone:
             pod.AwaitEnd()
+            WaitFor(lambda pod=pod: not pod.in_endpoints(), f'{pod.name} has left its service',
+                    ENDPOINT_LAG_SECONDS + 1)
 
     def Close(self):
         for pod in [*self.pods, *self.gone]:

@@ -144,6 +144,7 @@ class RollingUpgradeTest(unittest.TestCase):
             routers_gone = [pod for pod in cluster.gone]
             cluster.AwaitGone()
             cluster.Apply(self.new_worker)
+            cluster.AwaitGone()
         print(f'{balancer.num_streams - before} streams at {rate:.1f}/s, '
               f'{len(balancer.failures)} failed', file=sys.stderr)
         self.assertEqual(balancer.failures, [])
