@@ -3,7 +3,6 @@ Budget: 60 s.
 """
 
 import functools
-import ipaddress
 import json
 import os
 import pathlib
@@ -16,43 +15,21 @@ import unittest
 import jsonschema
 import kubernetes_validate
 import kubernetes_validate.utils
-import yaml
 
 import helm
+from objects import (Config, ConfigText, Containers, Matches, Place, PodOf,
+                     Probes, Renders, Secrets, WORKLOADS, WorkersOf)
 
 sys.path.append(str(helm.ROOT / 'deploy'))
 import promql  # noqa: E402
 
 BIN = pathlib.Path(os.environ.get('FACET_BIN', helm.ROOT / 'build/dev/bin'))
 KUBERNETES_VERSIONS = ['1.35', '1.36', '1.37']
-WORKLOADS = ('Deployment', 'StatefulSet', 'Job', 'Pod')
 SPARE_SECONDS = 5  # Between the end of a drain and SIGKILL.
 
 # The library reads the definitions of a version, 2 MB, for each object.
 kubernetes_validate.utils.schema_contents = functools.cache(
     kubernetes_validate.utils.schema_contents)
-
-
-def Renders():
-    return helm.CiRenders().items()
-
-
-def PodOf(workload):
-    """Metadata and spec of the pods that a workload makes."""
-    pod = workload if workload['kind'] == 'Pod' else workload['spec']['template']
-    return pod['metadata'], pod['spec']
-
-
-def Place(name, it):
-    return f'{name}: {it["kind"]} {it["metadata"]["name"]}'
-
-
-def Containers(spec):
-    return spec.get('initContainers', []) + spec['containers']
-
-
-def Matches(selector, labels):
-    return all(labels.get(key) == value for key, value in selector.items())
 
 
 class KubernetesTest(unittest.TestCase):
@@ -272,59 +249,6 @@ class WordsTest(unittest.TestCase):
         self.assertIn('facet keys new --tenant NAME', helm.CiRenders()['everything'].notes)
 
 
-class NetworkPolicyTest(unittest.TestCase):
-    """The policies admit each flow that the rendered config needs, and not its contrary."""
-
-    def setUp(self):
-        self.renders = [(name, render) for name, render in Renders()
-                        if render.OfKind('NetworkPolicy')]
-        self.assertGreater(len(self.renders), 10)
-
-    def test_each_flow_is_admitted(self):
-        for name, render in self.renders:
-            config = Config(render)
-            router = Labels(render, 'router')
-            for pool in config['pools']:
-                worker = Labels(render, 'worker', pool['name'])
-                address = pool['workers'][0]
-                self.Admits(name, render, router, worker, PortOf(address['grpc_address']))
-                self.Admits(name, render, 'monitoring', worker, PortOf(address['metrics_address']))
-                self.Refuses(name, render, 'apps', worker, PortOf(address['grpc_address']))
-                if 'expert_group' in pool:
-                    for port in (PortOf(pool['expert_group']['rendezvous_address']), 41234):
-                        self.Admits(name, render, worker, worker, port)
-                else:
-                    self.Refuses(name, render, worker, worker, 41234)
-                for other in config['pools']:
-                    if other != pool:
-                        self.Refuses(name, render, Labels(render, 'worker', other['name']), worker,
-                                     PortOf(address['grpc_address']))
-            for key in ('grpc_address', 'http_address'):
-                if config['router'][key] != 'off':
-                    self.Admits(name, render, 'apps', router, PortOf(config['router'][key]))
-            self.Admits(name, render, 'monitoring', router,
-                        PortOf(config['router']['metrics_address']))
-            self.Admits(name, render, Labels(render, 'test'), router,
-                        PortOf(config['router']['grpc_address']))
-            for component in ('router', 'worker', 'test'):
-                self.Admits(name, render, Labels(render, component), 'kube-system', 53)
-                self.Refuses(name, render, Labels(render, component), ipaddress.ip_address('8.8.8.8'),
-                             443)
-
-    def test_the_hub_is_reached_from_the_job_alone(self):
-        for name, render in self.renders:
-            if render.OfKind('Job'):
-                hub = ipaddress.ip_address('10.1.2.3')
-                self.Admits(name, render, Labels(render, 'download'), hub, 443)
-                self.Admits(name, render, Labels(render, 'download'), 'kube-system', 53)
-
-    def Admits(self, name, render, source, target, port):
-        self.assertTrue(Admitted(render, source, target, port), (name, source, target, port))
-
-    def Refuses(self, name, render, source, target, port):
-        self.assertFalse(Admitted(render, source, target, port), (name, source, target, port))
-
-
 class ConfigTest(unittest.TestCase):
 
     def test_the_programs_take_the_config_and_the_flags(self):
@@ -358,85 +282,6 @@ class ConfigTest(unittest.TestCase):
                 for index, worker in enumerate(workers):
                     host = f'{it["metadata"]["name"]}-{index}.{service["metadata"]["name"]}.serving.svc.'
                     self.assertTrue(worker['grpc_address'].startswith(host), worker)
-
-
-def Probes(container):
-    return {key: probe for key, probe in container.items() if key.endswith('Probe')}
-
-
-def ConfigText(render):
-    config, = [it for it in render.OfKind('ConfigMap') if 'cluster.yaml' in it['data']]
-    return config['data']['cluster.yaml']
-
-
-def Config(render):
-    return yaml.safe_load(ConfigText(render))
-
-
-def WorkersOf(render, stateful_set):
-    pool_name = PodOf(stateful_set)[0]['labels']['facet-pool']
-    return next(pool for pool in Config(render)['pools'] if pool['name'] == pool_name)['workers']
-
-
-def Secrets(render):
-    """Names of secrets that values name: all that exist."""
-    values = next(helm.CiValues()[name] for name, it in Renders() if it is render)
-
-    def Walk(node, key=''):
-        if isinstance(node, dict):
-            for name, child in node.items():
-                yield from Walk(child, name)
-        elif isinstance(node, list):
-            for child in node:
-                yield from Walk(child, key)
-        elif key in ('existingSecret', 'tokenSecret', 'apiKeySecret'):
-            yield node
-
-    return set(Walk(values))
-
-
-def Labels(render, component, pool=None):
-    """Labels of the pods of a component, and of a pool if there is one."""
-    for it in render.OfKind(*WORKLOADS):
-        labels = PodOf(it)[0]['labels']
-        if labels['app.kubernetes.io/component'] == component and pool in (None, labels.get('facet-pool')):
-            return labels
-    raise AssertionError(f'no pods of {component} {pool}')
-
-
-def PortOf(address):
-    return int(address.rpartition(':')[2])
-
-
-def Admitted(render, source, target, port):
-    """Whether the policies let a connection through. Ends are the labels of a pod of this release, the
-    name of another namespace, or an IP address.
-    """
-    policies = render.OfKind('NetworkPolicy')
-
-    def OneSide(own, other, direction, key):
-        if not isinstance(own, dict):
-            return True  # Not ours to limit.
-        applied = [policy['spec'] for policy in policies
-                   if direction in policy['spec']['policyTypes']
-                   and Matches(policy['spec']['podSelector']['matchLabels'], own)]
-        return not applied or any(
-            any(it['port'] == port for it in rule['ports']) if 'ports' in rule else True
-            for spec in applied for rule in spec.get(direction.lower(), [])
-            if key not in rule or any(PeerIs(peer, other) for peer in rule[key]))
-
-    return (OneSide(source, target, 'Egress', 'to') and OneSide(target, source, 'Ingress', 'from'))
-
-
-def PeerIs(peer, end):
-    if isinstance(end, dict):
-        return 'namespaceSelector' not in peer and 'podSelector' in peer and Matches(
-            peer['podSelector']['matchLabels'], end)
-    if isinstance(end, str):
-        labels = peer.get('namespaceSelector', {}).get('matchLabels')
-        return labels is not None and (labels.get('kubernetes.io/metadata.name') == end
-                                       or (end, labels.get('team')) == ('apps', 'apps'))
-    return 'ipBlock' in peer and end in ipaddress.ip_network(peer['ipBlock']['cidr'])
 
 
 if __name__ == '__main__':
