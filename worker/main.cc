@@ -22,6 +22,7 @@
 #include "base/progress_bar.h"
 #include "kernels/open_backend.h"
 #include "proto/config_file.h"
+#include "proto/grpc_health.h"
 #include "proto/grpc_log.h"
 #include "proto/grpc_status.h"
 #include "proto/grpc_tls.h"
@@ -113,12 +114,22 @@ Status RunCanary(Executor& executor, int32_t bos_id) {
   return Internal("the first step gave logits that are not finite: are the weights damaged?");
 }
 
+// How long sessions stay open after a drain began, even if nothing runs. Routers hear of it with
+// the next heartbeat, 100 ms later, and frames and requests may be on their way till then: a
+// request is refused, and its router gives it to another worker; without a session it would be
+// lost.
+constexpr absl::Duration kDrainNotice = absl::Seconds(1);
+
+constexpr absl::Duration kHealthTimeout = absl::Seconds(4);
+
 int32_t OrDefault(int32_t value, int32_t fallback) { return value > 0 ? value : fallback; }
 
 struct Flags {
   std::string config = "cluster.yaml";
   PlaceFlags place;
   std::string log_level = "info";
+  bool check_config = false;
+  bool health = false;
 };
 
 // One worker, from its port to its end. Members come to life in the order in which they stand.
@@ -330,19 +341,30 @@ class WorkerProcess {
     });
   }
 
-  // Until what runs has ended, or the limit; an error is why no group will ever have this rank.
+  // Until what runs has ended and routers know of it, or the limit; an error is why no group will
+  // ever have this rank.
   Status AwaitEnd() {
+    FACET_RETURN_IF_ERROR(AwaitDrain());
+    const absl::Time heard = absl::Now() + std::min(kDrainNotice, drain_max());
+    AwaitDrained();
+    absl::SleepFor(heard - absl::Now());
+    return absl::OkStatus();
+  }
+
+  Status AwaitDrain() {
     absl::MutexLock lock(&mutex_);
     const auto ends = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
       return drain_began_ || !fatal_.ok();
     };
     mutex_.Await(absl::Condition(&ends));
-    if (!fatal_.ok()) return fatal_;
-    if (!mutex_.AwaitWithTimeout(absl::Condition(&drained_), drain_max())) {
-      Log(kWarning, "drain limit reached",
-          {{"drain_ms_max", absl::ToInt64Milliseconds(drain_max())}});
-    }
-    return absl::OkStatus();
+    return fatal_;
+  }
+
+  void AwaitDrained() {
+    absl::MutexLock lock(&mutex_);
+    if (mutex_.AwaitWithTimeout(absl::Condition(&drained_), drain_max())) return;
+    Log(kWarning, "drain limit reached",
+        {{"drain_ms_max", absl::ToInt64Milliseconds(drain_max())}});
   }
 
   void End(absl::Duration for_other_ranks) {
@@ -395,10 +417,20 @@ class WorkerProcess {
   std::optional<RankGroup> group_;
 };
 
+// Whether the worker that runs in this place serves.
+Status CheckHealth(const facet::v1::ClusterConfig& cluster, const WorkerPlace& place) {
+  return CheckServing(place.grpc_address,
+                      cluster.has_worker_tls() ? HealthChannelCredentials(&cluster.worker_tls())
+                                               : grpc::InsecureChannelCredentials(),
+                      kHealthTimeout);
+}
+
 Status Run(const Flags& flags, SignalAction& on_signal) {
   FACET_ASSIGN_OR_RETURN(const facet::v1::ClusterConfig cluster, ReadClusterConfig(flags.config));
   FACET_ASSIGN_OR_RETURN(const WorkerPlace place, FindPlace(cluster, flags.place));
   FACET_RETURN_IF_ERROR(CheckWorkerAddress(cluster, "--grpc-address", place.grpc_address));
+  if (flags.check_config) return absl::OkStatus();
+  if (flags.health) return CheckHealth(cluster, place);
   return WorkerProcess(cluster, place, on_signal).Run();
 }
 
@@ -414,6 +446,10 @@ int Main(int argc, char** argv) {
   app.add_option("--metrics-address", flags.place.metrics_address,
                  "Overrides the config; \"off\": none");
   app.add_option("--log-level", flags.log_level, "debug, info, warning or error");
+  app.add_flag("--check-config", flags.check_config,
+               "Reads config and flags, says what is wrong, ends");
+  app.add_flag("--health", flags.health,
+               "Asks the worker that runs with these flags; exit status 0 if it serves");
   app.footer("Example: facet-worker --config deploy/demo/cluster.yaml --pool e4b --index 0");
   CLI11_PARSE(app, argc, argv);
   LogLevel level = kInfo;

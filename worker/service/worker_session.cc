@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <deque>
+#include <optional>
 #include <utility>
 
 #include "base/log.h"
@@ -134,7 +135,7 @@ class WorkerService::Reactor final
 
   void Enqueue(v1::WorkerMessage message) {
     absl::MutexLock lock(&mutex_);
-    if (finishing_) return;
+    if (finishing_ || after_outbox_) return;
     if (outbox_.size() >= kOutboxMax) {
       EndLocked(ResourceExhausted("the router reads too slowly"));
       return;
@@ -146,6 +147,13 @@ class WorkerService::Reactor final
   void End(const Status& status) {
     absl::MutexLock lock(&mutex_);
     EndLocked(status);
+  }
+
+  // As End, once what is in the outbox has been written: the last tokens may be there.
+  void EndAfterOutbox(Status status) {
+    absl::MutexLock lock(&mutex_);
+    after_outbox_ = std::move(status);
+    WriteNextLocked();
   }
 
   void OnReadDone(bool ok) override {
@@ -235,7 +243,11 @@ class WorkerService::Reactor final
   }
 
   void WriteNextLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    if (writing_ || finishing_ || outbox_.empty()) return;
+    if (writing_ || finishing_) return;
+    if (outbox_.empty()) {
+      if (after_outbox_) EndLocked(*after_outbox_);
+      return;
+    }
     writing_ = true;
     StartWrite(&outbox_.front());
   }
@@ -260,6 +272,7 @@ class WorkerService::Reactor final
   std::atomic<int64_t> lease_until_ns_{0};
   absl::Mutex mutex_;
   std::deque<v1::WorkerMessage> outbox_ ABSL_GUARDED_BY(mutex_);
+  std::optional<Status> after_outbox_ ABSL_GUARDED_BY(mutex_);  // Ends so when it is empty.
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool finishing_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
@@ -297,7 +310,9 @@ void WorkerService::Shutdown() {
   {
     absl::MutexLock lock(&mutex_);
     ending_ = true;
-    for (auto& [id, reactor] : sessions_) reactor->End(Unavailable("the worker ends"));
+    for (auto& [id, reactor] : sessions_) {
+      reactor->EndAfterOutbox(Unavailable("the worker ends"));
+    }
   }
   if (heartbeat_thread_.joinable()) heartbeat_thread_.join();
 }

@@ -36,7 +36,7 @@ class WorkerService final : public v1::WorkerService::CallbackService, public En
   // Ends every session and refuses new ones, for this reason (with an ErrorInfo), until Serve.
   void SetNotReady(Status why);
 
-  // Ends every session; nothing is published any more.
+  // Ends every session after what it has been given; nothing is published any more.
   void Shutdown();
 
   grpc::ServerUnaryReactor* Describe(grpc::CallbackServerContext* context,

@@ -101,6 +101,13 @@ TEST(GroupControlTest, RanksLearnEachOthersAddresses) {
   }
 }
 
+TEST(GroupControlTest, AHostThatIsNotKnownYetMayBeKnownLater) {
+  GroupControl::Options options = Rendezvous().Options(1);
+  options.rendezvous_address = "rank-0..pool:7270";  // No resolver has to be asked.
+  const Joined joined = GroupControl::Join(options, "address of rank 1", absl::Seconds(1), [] {});
+  EXPECT_TRUE(absl::IsUnavailable(joined.status())) << joined.status();
+}
+
 TEST(GroupControlTest, AnotherKeyIsRefusedAndTheGroupFormsAllTheSame) {
   const Rendezvous rendezvous;
   auto first = rendezvous.Join(rendezvous.Options(0));
