@@ -150,6 +150,10 @@ CAPACITY = Dashboard(
                   {"{{pool}} {{kind}}": rate("facet_worker_tokens_total", "pool, kind")}),
             Panel("Steps per second", "short", "Of all workers of the pool.",
                   {"{{pool}}": rate("facet_worker_steps_total", "pool")}),
+            Panel("Error of the step model, by worker", "percentunit",
+                  "How far its prediction is from the time that a step takes. Requests share a step "
+                  "by this model; where it is far off, fit it anew.",
+                  {"{{pool}}/{{worker}}": "max by (pool, worker) (facet_step_model_error_ratio)"}),
             Panel("Sequences that ended, per second", "short", "By reason.",
                   {"{{pool}} {{reason}}":
                    rate("facet_worker_sequences_finished_total", "pool, reason")}, stack=True),

@@ -9,6 +9,16 @@ bool IsDecode(const PlannedChunk& chunk) {
   return chunk.num_tokens == 1 && chunk.first >= chunk.sequence->num_prompt_tokens();
 }
 
+std::vector<StepRow> StepRowsOf(const StepPlan& plan) {
+  std::vector<StepRow> rows;
+  for (const PlannedChunk& chunk : plan.chunks()) {
+    rows.push_back({.is_decode = IsDecode(chunk),
+                    .num_tokens = chunk.num_tokens,
+                    .context = chunk.first + (chunk.num_tokens + 1) / 2.0});
+  }
+  return rows;
+}
+
 std::vector<int64_t> Divide(int64_t total, std::span<const uint64_t> weights) {
   const uint64_t sum = std::accumulate(weights.begin(), weights.end(), uint64_t{0});
   FACET_CHECK(total >= 0 && sum > 0) << total << sum;

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "worker/engine/step_model.h"
 #include "worker/engine/step_plan.h"
 
 namespace facet::worker {
@@ -39,6 +40,9 @@ struct Charge {
 
 // Whether a chunk goes on from generated tokens, one at a time; everything else is prefill.
 bool IsDecode(const PlannedChunk& chunk);
+
+// A plan's chunks, as the step model sees them.
+std::vector<StepRow> StepRowsOf(const StepPlan& plan);
 
 // total × weight / Σ weights, rounded so that the sum is total: by largest remainder, ties to the
 // earlier one. total is not negative; weights are not all 0.

@@ -1,6 +1,7 @@
 #include "worker/engine/engine.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/log.h"
 #include "worker/engine/batch_builder.h"
@@ -124,13 +125,14 @@ void Engine::SubmitStep(StepPlan plan) {
     expert_load_.Count(chunk.sequence->request().tenant, chunk.num_tokens);
   }
   batch.return_expert_choices = expert_load_.Open(clock_.NowNs());
-  std::vector<uint64_t> weights;
-  for (const PlannedChunk& chunk : plan.chunks()) weights.push_back(chunk.num_tokens);
+  const StepModel& model = options_.step_model;
+  const std::vector<StepRow> rows = StepRowsOf(plan);
   if (in_flight_.empty()) stats_.StepBegins();
   const Ticket ticket = executor_.Submit(batch);
   in_flight_.push_back({.ticket = ticket,
                         .plan = std::move(plan),
-                        .weights = std::move(weights),
+                        .weights = model.Weights(rows),
+                        .predicted_ns = model.predicts ? model.StepNs(rows) : 0,
                         .step = ++num_steps_});
 }
 
@@ -214,10 +216,14 @@ std::vector<Charge> Engine::Bill(const InFlight& step, const StepResult& result)
                       stats.expert_choices = result.expert_choices;
                     }
                     stats.preemptions = scheduler_.num_preemptions();
-                    MoveMean(stats.load.step_ms_predicted, static_cast<double>(spent.ns) / 1e6);
+                    const auto ns = static_cast<double>(spent.ns);
+                    MoveMean(stats.load.step_ms_predicted, ns / 1e6);
+                    if (step.predicted_ns > 0 && spent.ns > 0) {
+                      MoveMean(stats.step_model_error_ratio, std::abs(step.predicted_ns - ns) / ns);
+                    }
                     if (state == DeviceState::kPrefill && spent.ns > 0) {
                       MoveMean(stats.load.prefill_tokens_per_second,
-                               step.plan.num_tokens() * 1e9 / static_cast<double>(spent.ns));
+                               step.plan.num_tokens() * 1e9 / ns);
                     }
                   });
   return charges;

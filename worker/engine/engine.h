@@ -28,6 +28,7 @@
 #include "worker/engine/price.h"
 #include "worker/engine/scheduler.h"
 #include "worker/engine/step_frame.h"
+#include "worker/engine/step_model.h"
 #include "worker/executor/executor.h"
 
 namespace facet::worker {
@@ -35,6 +36,7 @@ namespace facet::worker {
 struct EngineOptions {
   SchedulerOptions scheduler;
   PriceSchedule prices;
+  StepModel step_model;  // By which sequences share a step.
   size_t inbox_max = 4096;
 };
 
@@ -129,6 +131,7 @@ class Engine {
     Ticket ticket = 0;
     StepPlan plan;
     std::vector<uint64_t> weights;  // Of its chunks, by which they pay for it.
+    double predicted_ns = 0;        // By the step model; 0 if it does not predict.
     uint64_t step = 0;
   };
 

@@ -51,6 +51,8 @@ struct EngineStats {
   Spent held;                                  // Since start; Σ states.
   std::array<Spent, kNumDeviceStates> states;  // By DeviceState; Σ busy ones = Σ tenants.
   int64_t nano_usd_per_hour = 0;               // The price now.
+  // Moving mean of |predicted - taken| / taken; 0 if the step model does not predict.
+  double step_model_error_ratio = 0;
   std::map<std::string, TenantUse> tenants;
   std::map<std::string, int64_t> wasted_ns;  // By reason.
   std::map<std::string, int64_t> finished;   // Sequences by reason.

@@ -38,6 +38,9 @@ WorkerMetrics MetricsOf(const EngineStats& stats, const MetricLabels& labels) {
   metrics.device_cost.At(pool, model, device_class, worker).Add(stats.held.nano_usd);
   metrics.device_price.At(pool, device_class, worker)
       .Set(static_cast<double>(stats.nano_usd_per_hour) / 1e9 / 3600);
+  if (stats.step_model_error_ratio > 0) {
+    metrics.step_model_error.At(model, pool, worker).Set(stats.step_model_error_ratio);
+  }
   for (const auto& [tenant, use] : stats.tenants) {
     metrics.device_busy.At(model, tenant, "prefill", pool).Add(use.prefill.ns);
     metrics.device_busy.At(model, tenant, "decode", pool).Add(use.decode.ns);
