@@ -100,6 +100,11 @@ COST = Dashboard(
                    f"{rate('facet_device_wasted_seconds_total', 'model, reason')} / on (model) "
                    f"group_left () {rate('facet_device_busy_seconds_total', 'model')}"},
                   stack=True),
+            Panel("Devices lent and borrowed, by pool", "short",
+                  "Ranks of an expert group: how many devices' time goes to requests of other ranks, "
+                  "and how many other devices' time requests pay for.",
+                  {"{{pool}} lent": rate("facet_device_lent_seconds_total", "pool"),
+                   "{{pool}} borrowed": rate("facet_device_borrowed_seconds_total", "pool")}),
             Panel("Tokens charged, by kind", "short", "Tokens per second of requests that ended.",
                   {"{{model}} {{kind}}": rate("facet_tokens_total", "model, kind")}, stack=True),
         ]),

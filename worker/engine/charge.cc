@@ -39,6 +39,14 @@ std::vector<int64_t> Divide(int64_t total, std::span<const uint64_t> weights) {
   return shares;
 }
 
+Spent PartOfGroup(const Spent& spent, int64_t weight, int64_t group_weight, int32_t num_ranks) {
+  FACET_CHECK(weight >= 0 && weight <= group_weight && group_weight > 0) << weight << group_weight;
+  const auto part = [&](int64_t total) {
+    return static_cast<int64_t>(static_cast<__int128>(total) * num_ranks * weight / group_weight);
+  };
+  return {.ns = part(spent.ns), .nano_usd = part(spent.nano_usd)};
+}
+
 std::vector<Charge> ChargeStep(const StepPlan& plan,
                                std::span<const uint64_t> weights,
                                const Spent& spent) {

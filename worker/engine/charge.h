@@ -31,6 +31,12 @@ struct Spent {
   bool operator==(const Spent&) const = default;
 };
 
+// What a rank's sequences pay for a step that ranks shared: of the time of as many devices as
+// there are ranks, all taken to be this one's, the part that is their weight's of all; rounded
+// down. So sequences pay alike for their work wherever they are, and for a rank's wait as for its
+// work.
+Spent PartOfGroup(const Spent& spent, int64_t weight, int64_t group_weight, int32_t num_ranks);
+
 // What one chunk of a plan pays.
 struct Charge {
   bool is_decode = false;  // Else it was prefill.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "base/log.h"
 #include "worker/engine/batch_builder.h"
@@ -15,6 +16,10 @@ DeviceState StateOf(const StepPlan& plan) {
   for (const PlannedChunk& chunk : plan.chunks()) (IsDecode(chunk) ? decode : prefill) = true;
   if (prefill && decode) return DeviceState::kMixed;
   return decode ? DeviceState::kDecode : DeviceState::kPrefill;
+}
+
+int64_t SumOf(const std::vector<uint64_t>& weights) {
+  return static_cast<int64_t>(std::accumulate(weights.begin(), weights.end(), uint64_t{0}));
 }
 
 const char* WasteReason(FinishReason reason) {
@@ -44,9 +49,13 @@ Engine::Engine(const EngineOptions& options,
       expert_load_(clock.NowNs()) {
   FACET_CHECK_LE(options.scheduler.step_tokens_max, executor.info().step_tokens_max);
   FACET_CHECK_LE(options.scheduler.running_max, executor.info().running_max);
+  executor.SetAssistObserver(&stats_);
 }
 
-Engine::~Engine() { Stop(); }
+Engine::~Engine() {
+  executor_.SetAssistObserver(nullptr);
+  Stop();
+}
 
 void Engine::Start() {
   stats_.EndLoading();
@@ -127,11 +136,13 @@ void Engine::SubmitStep(StepPlan plan) {
   batch.return_expert_choices = expert_load_.Open(clock_.NowNs());
   const StepModel& model = options_.step_model;
   const std::vector<StepRow> rows = StepRowsOf(plan);
+  std::vector<uint64_t> weights = model.Weights(rows);
+  batch.weight = SumOf(weights);
   if (in_flight_.empty()) stats_.StepBegins();
   const Ticket ticket = executor_.Submit(batch);
   in_flight_.push_back({.ticket = ticket,
                         .plan = std::move(plan),
-                        .weights = model.Weights(rows),
+                        .weights = std::move(weights),
                         .predicted_ns = model.predicts ? model.StepNs(rows) : 0,
                         .step = ++num_steps_});
 }
@@ -205,27 +216,32 @@ TokenDelta Engine::CommitRow(const PlannedChunk& chunk, RowResult& row, const Ch
 std::vector<Charge> Engine::Bill(const InFlight& step, const StepResult& result) {
   const DeviceState state = StateOf(step.plan);
   std::vector<Charge> charges;
-  stats_.StepEnds(state, result.device_ns, /*another_in_flight=*/!in_flight_.empty(),
-                  [&](EngineStats& stats, const Spent& spent) {
-                    charges = ChargeStep(step.plan, step.weights, spent);
-                    for (size_t i = 0; i < charges.size(); ++i) {
-                      Bill(step.plan.chunks()[i], charges[i], stats);
-                    }
-                    ++stats.steps;
-                    if (!result.expert_choices.empty()) {
-                      stats.expert_choices = result.expert_choices;
-                    }
-                    stats.preemptions = scheduler_.num_preemptions();
-                    const auto ns = static_cast<double>(spent.ns);
-                    MoveMean(stats.load.step_ms_predicted, ns / 1e6);
-                    if (step.predicted_ns > 0 && spent.ns > 0) {
-                      MoveMean(stats.step_model_error_ratio, std::abs(step.predicted_ns - ns) / ns);
-                    }
-                    if (state == DeviceState::kPrefill && spent.ns > 0) {
-                      MoveMean(stats.load.prefill_tokens_per_second,
-                               step.plan.num_tokens() * 1e9 / ns);
-                    }
-                  });
+  stats_.StepEnds(
+      state, result.device_ns, /*another_in_flight=*/!in_flight_.empty(),
+      [&](EngineStats& stats, const Spent& spent) {
+        Spent paid = spent;
+        if (result.num_ranks > 0) {
+          paid = PartOfGroup(spent, SumOf(step.weights), result.group_weight, result.num_ranks);
+        }
+        BookBetweenRanks(spent, paid, stats);
+        charges = ChargeStep(step.plan, step.weights, paid);
+        for (size_t i = 0; i < charges.size(); ++i) {
+          Bill(step.plan.chunks()[i], charges[i], stats);
+        }
+        ++stats.steps;
+        if (!result.expert_choices.empty()) {
+          stats.expert_choices = result.expert_choices;
+        }
+        stats.preemptions = scheduler_.num_preemptions();
+        const auto ns = static_cast<double>(spent.ns);
+        MoveMean(stats.load.step_ms_predicted, ns / 1e6);
+        if (step.predicted_ns > 0 && spent.ns > 0) {
+          MoveMean(stats.step_model_error_ratio, std::abs(step.predicted_ns - ns) / ns);
+        }
+        if (state == DeviceState::kPrefill && spent.ns > 0) {
+          MoveMean(stats.load.prefill_tokens_per_second, step.plan.num_tokens() * 1e9 / ns);
+        }
+      });
   return charges;
 }
 

@@ -5,6 +5,13 @@
 
 namespace facet::worker {
 
+void BookBetweenRanks(const Spent& spent, const Spent& paid, EngineStats& stats) {
+  stats.borrowed += {.ns = std::max<int64_t>(0, paid.ns - spent.ns),
+                     .nano_usd = std::max<int64_t>(0, paid.nano_usd - spent.nano_usd)};
+  stats.lent += {.ns = std::max<int64_t>(0, spent.ns - paid.ns),
+                 .nano_usd = std::max<int64_t>(0, spent.nano_usd - paid.nano_usd)};
+}
+
 StatsBoard::StatsBoard(const PriceSchedule& prices, const Clock& clock)
     : clock_(clock),
       prices_(prices),
@@ -34,7 +41,23 @@ void StatsBoard::StepBegins() {
   absl::MutexLock lock(&mutex_);
   BookRest();
   loading_ = false;
-  stats_.step_start_ns = booked_until_ns_;
+  stats_.step_start_ns = clock_.NowNs();
+}
+
+void StatsBoard::OnAssistBegins() {
+  absl::MutexLock lock(&mutex_);
+  BookRest();
+  assisting_ = true;
+}
+
+void StatsBoard::OnAssistEnds(int64_t device_ns) {
+  absl::MutexLock lock(&mutex_);
+  assisting_ = false;
+  if (device_ns > 0) {
+    stats_.lent += BookBusy(DeviceState::kAssist, device_ns, /*alone=*/!InStep());
+  } else {
+    BookRest();
+  }
 }
 
 void StatsBoard::StepFails(bool another_in_flight) {
@@ -94,11 +117,16 @@ void StatsBoard::BookRest() {
 }
 
 Spent StatsBoard::BookStep(DeviceState state, int64_t device_ns, bool another_in_flight) {
-  const int64_t now_ns = clock_.NowNs();
-  Book(RestState(), std::max(booked_until_ns_, now_ns - device_ns));
-  const Spent spent = Book(state, now_ns);
-  stats_.step_start_ns = another_in_flight ? now_ns : 0;
+  const Spent spent = BookBusy(state, device_ns, /*alone=*/!assisting_);
+  stats_.step_start_ns = another_in_flight ? clock_.NowNs() : 0;
   return spent;
+}
+
+Spent StatsBoard::BookBusy(DeviceState state, int64_t device_ns, bool alone) {
+  const int64_t now_ns = clock_.NowNs();
+  if (!alone) return Book(state, std::min(now_ns, booked_until_ns_ + device_ns));
+  Book(RestState(), std::max(booked_until_ns_, now_ns - device_ns));
+  return Book(state, now_ns);
 }
 
 Spent StatsBoard::Book(DeviceState state, int64_t until_ns) {

@@ -13,25 +13,26 @@
 #include "worker/engine/charge.h"
 #include "worker/engine/price.h"
 #include "worker/engine/step_frame.h"
+#include "worker/executor/executor.h"
 
 namespace facet::worker {
 
 // kFault: from the loss of a rank until the group is formed again. A device that breaks ends the
-// process.
-enum class DeviceState { kLoading, kIdle, kPrefill, kDecode, kMixed, kDrain, kFault };
+// process. kAssist: in steps of the group to which the rank brings no token of its own.
+enum class DeviceState { kLoading, kIdle, kPrefill, kDecode, kMixed, kAssist, kDrain, kFault };
 
-inline constexpr int kNumDeviceStates = 7;
+inline constexpr int kNumDeviceStates = 8;
 
 constexpr const char* NameOf(DeviceState state) {
-  constexpr const char* kNames[] = {"loading", "idle",  "prefill", "decode",
-                                    "mixed",   "drain", "fault"};
+  constexpr const char* kNames[] = {"loading", "idle",   "prefill", "decode",
+                                    "mixed",   "assist", "drain",   "fault"};
   return kNames[static_cast<int>(state)];
 }
 
 // Whether requests pay for it.
 constexpr bool IsBusy(DeviceState state) {
   return state == DeviceState::kPrefill || state == DeviceState::kDecode ||
-         state == DeviceState::kMixed;
+         state == DeviceState::kMixed || state == DeviceState::kAssist;
 }
 
 struct TenantUse {
@@ -49,8 +50,12 @@ struct EngineStats {
   bool draining = false;
   bool suspended = false;
   Spent held;                                  // Since start; Σ states.
-  std::array<Spent, kNumDeviceStates> states;  // By DeviceState; Σ busy ones = Σ tenants.
-  int64_t nano_usd_per_hour = 0;               // The price now.
+  std::array<Spent, kNumDeviceStates> states;  // By DeviceState.
+  // What requests here took from devices of other ranks, and what this device gave to theirs:
+  // Σ tenants = Σ busy states + borrowed - lent.
+  Spent borrowed;
+  Spent lent;
+  int64_t nano_usd_per_hour = 0;  // The price now.
   // Moving mean of |predicted - taken| / taken; 0 if the step model does not predict.
   double step_model_error_ratio = 0;
   std::map<std::string, TenantUse> tenants;
@@ -60,10 +65,14 @@ struct EngineStats {
   std::vector<int64_t> expert_choices;  // By expert, as of the last time that the gate opened.
 };
 
+// What sequences pay for a step beyond what the device spent is borrowed; the other way round,
+// lent.
+void BookBetweenRanks(const Spent& spent, const Spent& paid, EngineStats& stats);
+
 // Shared by the engine thread, which writes at the end of a step, and readers. The sums that
 // EngineStats names hold in every snapshot: a step's time, its price and who pays for them are
 // booked in one go.
-class StatsBoard {
+class StatsBoard final : public AssistObserver {
  public:
   // clock must outlive the board. The device is held from now on.
   StatsBoard(const PriceSchedule& prices, const Clock& clock);
@@ -93,6 +102,12 @@ class StatsBoard {
     const Spent spent = BookStep(state, device_ns, another_in_flight);
     change(stats_, spent);
   }
+
+  // A step of other ranks, for which they pay. It may begin before the engine hears of the end of
+  // its own, and may delay it: while both are open each end books device_ns and leaves the rest of
+  // the time to the other.
+  void OnAssistBegins() override;
+  void OnAssistEnds(int64_t device_ns) override;
 
   // It came to nothing; its time is part of the fault.
   void StepFails(bool another_in_flight);
@@ -125,7 +140,13 @@ class StatsBoard {
   // Of time in which no step runs.
   DeviceState RestState() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  bool InStep() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stats_.step_start_ns != 0; }
+  bool InStep() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stats_.step_start_ns != 0 || assisting_;
+  }
+
+  // Books device_ns; the time that is not booked was its alone, or another step's as well.
+  Spent BookBusy(DeviceState state, int64_t device_ns, bool alone)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // The time from the last booking to now, as a meter that is a copy sees it.
   Spent Unbooked(int64_t until_ns, CostMeter& meter) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -138,6 +159,7 @@ class StatsBoard {
   int64_t unix_offset_ns_ ABSL_GUARDED_BY(mutex_) = 0;  // Unix time less the clock's.
   CostMeter meter_ ABSL_GUARDED_BY(mutex_);
   bool loading_ ABSL_GUARDED_BY(mutex_) = true;
+  bool assisting_ ABSL_GUARDED_BY(mutex_) = false;
   int64_t booked_until_ns_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

@@ -118,8 +118,7 @@ double StepModel::StepNs(std::span<const StepRow> rows) const {
 }
 
 std::vector<uint64_t> StepModel::Weights(std::span<const StepRow> rows) const {
-  // 10^6 s: the sum of any step's weights fits.
-  constexpr double kPicosecondsMax = 1e18;
+  constexpr double kPicosecondsMax = 1e16;  // 10^4 s; kStepWeightMax
   std::vector<uint64_t> weights;
   for (const StepRow& row : rows) {
     const double ns = MarginalNs(row) + base_ns / static_cast<double>(rows.size());

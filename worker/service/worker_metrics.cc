@@ -38,6 +38,10 @@ WorkerMetrics MetricsOf(const EngineStats& stats, const MetricLabels& labels) {
   metrics.device_cost.At(pool, model, device_class, worker).Add(stats.held.nano_usd);
   metrics.device_price.At(pool, device_class, worker)
       .Set(static_cast<double>(stats.nano_usd_per_hour) / 1e9 / 3600);
+  metrics.device_borrowed.At(model, pool, worker).Add(stats.borrowed.ns);
+  metrics.device_lent.At(model, pool, worker).Add(stats.lent.ns);
+  metrics.borrowed_cost.At(model, pool, worker).Add(stats.borrowed.nano_usd);
+  metrics.lent_cost.At(model, pool, worker).Add(stats.lent.nano_usd);
   if (stats.step_model_error_ratio > 0) {
     metrics.step_model_error.At(model, pool, worker).Set(stats.step_model_error_ratio);
   }

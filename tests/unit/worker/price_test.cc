@@ -97,6 +97,34 @@ TEST(StatsBoardTest, AChangeOfPriceSplitsAStepAndAnIdleSpanAtItsInstant) {
   EXPECT_EQ(stats.nano_usd_per_hour, kHourNs);
 }
 
+// The engine hears of the end of its own step when the next one, of another rank, runs already.
+TEST(StatsBoardTest, AnAssistAndAnOwnStepThatOverlapGetTheirTime) {
+  testing::FakeClock clock;
+  worker::StatsBoard board(PriceSchedule(3.6), clock);
+  board.EndLoading();
+  const auto step_ends = [&] {
+    Spent step;
+    board.StepEnds(DeviceState::kDecode, 4'000'000, /*another_in_flight=*/false,
+                   [&](EngineStats&, const Spent& spent) { step = spent; });
+    return step.ns;
+  };
+  board.StepBegins();
+  clock.AdvanceMs(4);
+  board.OnAssistBegins();
+  clock.AdvanceMs(1);
+  EXPECT_EQ(step_ends(), 4'000'000);
+  clock.AdvanceMs(2);
+  board.StepBegins();  // Waits for the device.
+  board.OnAssistEnds(3'000'000);
+  clock.AdvanceMs(5);
+  EXPECT_EQ(step_ends(), 4'000'000);
+  const EngineStats stats = board.Snapshot();
+  EXPECT_EQ(stats.states[static_cast<int>(DeviceState::kAssist)].ns, 3'000'000);
+  EXPECT_EQ(stats.states[static_cast<int>(DeviceState::kIdle)].ns, 1'000'000);
+  EXPECT_EQ(stats.lent, stats.states[static_cast<int>(DeviceState::kAssist)]);
+  EXPECT_EQ(stats.held.ns, 12'000'000);
+}
+
 TEST(StatsBoardTest, NewPricesLeaveWhatWasChargedBefore) {
   testing::FakeClock clock;
   worker::StatsBoard board(PriceSchedule(3.6), clock);  // One nano-USD each microsecond.

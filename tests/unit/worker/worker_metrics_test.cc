@@ -19,7 +19,8 @@ TEST(WorkerMetricsPageTest, ExportsEveryStateOfTheEngineAsItIsAtTheScrape) {
   page.Follow([&stats] { return stats; },
               {.pool = "p", .model = "m", .device_class = "cpu", .worker = "p/0"});
   const std::string labels = R"({pool="p",model="m",device_class="cpu",worker="p/0",state=)";
-  for (const char* state : {"loading", "idle", "prefill", "decode", "mixed", "drain", "fault"}) {
+  for (const char* state :
+       {"loading", "idle", "prefill", "decode", "mixed", "assist", "drain", "fault"}) {
     EXPECT_THAT(MetricsText(page), HasSubstr(labels + "\"" + state + "\"} 0\n"));
   }
   stats.states[static_cast<int>(DeviceState::kIdle)] = {.ns = 2'000'000'000, .nano_usd = 2'000'000};
