@@ -105,6 +105,11 @@ COST = Dashboard(
                   "and how many other devices' time requests pay for.",
                   {"{{pool}} lent": rate("facet_device_lent_seconds_total", "pool"),
                    "{{pool}} borrowed": rate("facet_device_borrowed_seconds_total", "pool")}),
+            Panel("Dollars per hour lent and borrowed, by pool", "currencyUSD",
+                  "The cost of that time. Busy and idle cost, less borrowed, plus lent: the price "
+                  "of the devices.",
+                  {"{{pool}} lent": "3600 * " + rate("facet_lent_cost_usd_total", "pool"),
+                   "{{pool}} borrowed": "3600 * " + rate("facet_borrowed_cost_usd_total", "pool")}),
             Panel("Tokens charged, by kind", "short", "Tokens per second of requests that ended.",
                   {"{{model}} {{kind}}": rate("facet_tokens_total", "model, kind")}, stack=True),
         ]),

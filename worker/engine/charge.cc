@@ -59,7 +59,8 @@ std::vector<Charge> ChargeStep(const StepPlan& plan,
     const PlannedChunk& chunk = chunks[i];
     charges[i] = {.is_decode = IsDecode(chunk),
                   .spent = {.ns = ns[i], .nano_usd = nano_usd[i]},
-                  .recomputed_ns = ns[i] * chunk.num_recomputed / chunk.num_tokens};
+                  .recomputed_ns = ns[i] * chunk.num_recomputed / chunk.num_tokens,
+                  .replayed_ns = ns[i] * chunk.num_replayed / chunk.num_tokens};
   }
   return charges;
 }

@@ -42,6 +42,7 @@ struct Charge {
   bool is_decode = false;  // Else it was prefill.
   Spent spent;
   int64_t recomputed_ns = 0;  // Part of spent.ns: work done before and lost by preemption.
+  int64_t replayed_ns = 0;    // The same, lost with another worker.
 };
 
 // Whether a chunk goes on from generated tokens, one at a time; everything else is prefill.

@@ -262,6 +262,7 @@ void Engine::Bill(const PlannedChunk& chunk, const Charge& charge, EngineStats& 
     waste("overrun", charge.spent.ns);  // It was planned before its end was known.
   } else {
     waste("preempt_recompute", charge.recomputed_ns);
+    waste("migration_replay", charge.replayed_ns);
   }
 }
 

@@ -89,6 +89,10 @@ TEST(EngineTest, CommittedTokensAreNotGivenAgain) {
   }
   EXPECT_EQ(sink.positions, (std::vector<int32_t>{2, 3, 4}));
   EXPECT_EQ(sink.tokens, (std::vector<int32_t>{12, 13, 14}));
+  const worker::EngineStats stats = engine.Stats();
+  EXPECT_GT(stats.wasted_ns.at("migration_replay"), 0);
+  EXPECT_EQ(stats.wasted_ns.at("migration_replay"), stats.tenants.at("").prefill.ns)
+      << "prompt and committed tokens were computed by the worker before";
 }
 
 TEST(EngineTest, BadLogitsEndThatSequenceAlone) {
@@ -235,6 +239,31 @@ TEST(EngineTest, EveryNanosecondOfAStepIsChargedAndOnce) {
   EXPECT_EQ(held, stats.held);
   // 3.6 USD an hour is one nano-USD a microsecond.
   EXPECT_EQ(held.nano_usd, held.ns / 1000);
+}
+
+// What a sequence was charged is waste once, whatever becomes of it.
+TEST(EngineTest, WasteIsCountedOnceWhateverItsReason) {
+  CountingExecutor executor({.num_slabs = 12, .bad_position = 25});
+  EngineDriver driver(Options(), executor);
+  driver.Submit(Request("bad", 20, 8));
+  ASSERT_TRUE(driver.RunAll());
+  EXPECT_GT(driver.engine().Stats().wasted_ns.at("error"), 0);
+  for (int i = 0; i < 3; ++i) driver.Submit(Request(StrCat(i), 40, 60));
+  for (int i = 0; i < 30; ++i) driver.engine().Step();
+  for (int i = 0; i < 3; ++i) {
+    driver.engine().CancelRequest(EngineDriver::kSession, StrCat(i), 1, FinishReason::kCancelled,
+                                  /*wasted=*/true);
+  }
+  ASSERT_TRUE(driver.RunAll());
+  const worker::EngineStats stats = driver.engine().Stats();
+  EXPECT_GT(stats.wasted_ns.at("client_gone"), 0);
+  int64_t total_ns = 0;
+  for (int i = 0; i < worker::kNumDeviceStates; ++i) {
+    if (worker::IsBusy(static_cast<worker::DeviceState>(i))) total_ns += stats.states[i].ns;
+  }
+  int64_t wasted_ns = 0;
+  for (const auto& [reason, ns] : stats.wasted_ns) wasted_ns += ns;
+  EXPECT_EQ(wasted_ns, total_ns) << "nobody got anything whole";
 }
 
 TEST(EngineTest, DrainFinishesWhatRunsAndRefusesTheRest) {
