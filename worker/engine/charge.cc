@@ -11,6 +11,7 @@ bool IsDecode(const PlannedChunk& chunk) {
 
 std::vector<StepRow> StepRowsOf(const StepPlan& plan) {
   std::vector<StepRow> rows;
+  rows.reserve(plan.chunks().size());
   for (const PlannedChunk& chunk : plan.chunks()) {
     rows.push_back({.is_decode = IsDecode(chunk),
                     .num_tokens = chunk.num_tokens,

@@ -120,6 +120,7 @@ double StepModel::StepNs(std::span<const StepRow> rows) const {
 std::vector<uint64_t> StepModel::Weights(std::span<const StepRow> rows) const {
   constexpr double kPicosecondsMax = 1e16;  // 10^4 s; kStepWeightMax
   std::vector<uint64_t> weights;
+  weights.reserve(rows.size());
   for (const StepRow& row : rows) {
     const double ns = MarginalNs(row) + base_ns / static_cast<double>(rows.size());
     weights.push_back(static_cast<uint64_t>(std::clamp(
@@ -140,6 +141,7 @@ std::string StepModel::ToYaml() const {
 
 StatusOr<StepFit> FitStepModel(std::span<const StepSample> samples) {
   std::vector<Terms> scaled;
+  scaled.reserve(samples.size());
   bool prefill = false;
   bool decode = false;
   for (const StepSample& sample : samples) {

@@ -30,6 +30,7 @@ worker::SequenceRequest Request(const std::string& id, int prompt, int32_t outpu
 // The tokens that follow a prompt of this length.
 std::vector<int32_t> Counted(int prompt, int output) {
   std::vector<int32_t> tokens;
+  tokens.reserve(output);
   for (int i = 0; i < output; ++i) tokens.push_back((prompt + i) % 1000);
   return tokens;
 }

@@ -199,11 +199,13 @@ std::vector<Step> DrawSteps() {
   for (Step& step : steps) {
     for (uint32_t left = random() % 3; left > 0; --left) {
       const auto tokens = static_cast<int32_t>(64 + random() % 400);
-      step.rows.push_back({.num_tokens = tokens, .context = random() % 4000 + tokens / 2.0});
+      step.rows.push_back(
+          {.num_tokens = tokens, .context = static_cast<double>(random() % 4000) + tokens / 2.0});
       step.is_a.push_back(true);
     }
     for (uint32_t left = 1 + random() % 8; left > 0; --left) {
-      step.rows.push_back({.is_decode = true, .context = 16.0 + random() % 8000});
+      step.rows.push_back(
+          {.is_decode = true, .context = static_cast<double>(16 + random() % 8000)});
       step.is_a.push_back(false);
     }
   }
