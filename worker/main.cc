@@ -31,6 +31,7 @@
 #include "worker/comm/nccl_library.h"
 #include "worker/end_signals.h"
 #include "worker/engine/engine.h"
+#include "worker/engine/warm_up.h"
 #include "worker/executor/model_executor.h"
 #include "worker/executor/rank_group.h"
 #include "worker/service/worker_metrics.h"
@@ -122,6 +123,18 @@ constexpr absl::Duration kDrainNotice = absl::Seconds(1);
 
 constexpr absl::Duration kHealthTimeout = absl::Seconds(4);
 
+// The warm-up of a replica, part of loading.
+constexpr int64_t kWarmUpNsMax = 1'000'000'000;
+
+StepModel StepModelOf(const facet::v1::StepModelConfig& config) {
+  return {.base_ns = config.base_ns(),
+          .prefill_token_ns = config.prefill_token_ns(),
+          .prefill_token_context_ns = config.prefill_token_context_ns(),
+          .decode_row_ns = config.decode_row_ns(),
+          .decode_context_ns = config.decode_context_ns(),
+          .predicts = true};
+}
+
 int32_t OrDefault(int32_t value, int32_t fallback) { return value > 0 ? value : fallback; }
 
 struct Flags {
@@ -150,12 +163,10 @@ class WorkerProcess {
     FACET_RETURN_IF_ERROR(Load());
     FACET_RETURN_IF_ERROR(StartEngine());
     FACET_RETURN_IF_ERROR(Describe());
-    page_.Follow([this] { return engine_->Stats(); },
-                 {.pool = pool().name(),
-                  .model = place_.model.name(),
-                  .device_class = device_class(),
-                  .worker = place_.worker_name()},
-                 pool().price_usd_per_hour());
+    page_.Follow([this] { return engine_->Stats(); }, {.pool = pool().name(),
+                                                       .model = place_.model.name(),
+                                                       .device_class = device_class(),
+                                                       .worker = place_.worker_name()});
     on_signal_.Set([this] { Drain(); });
     if (place_.is_rank()) {
       JoinGroup();
@@ -241,19 +252,43 @@ class WorkerProcess {
     return place_.is_rank() ? absl::OkStatus() : RunCanary(*executor_, executor_->config().bos_id);
   }
 
+  // By what requests share steps. Ranks must agree on it, and cannot be timed before they form a
+  // group: they have the config's or share by tokens.
+  StatusOr<StepModel> ChooseStepModel(int32_t context_tokens_max) {
+    if (pool().has_step_model()) return StepModelOf(pool().step_model());
+    if (place_.is_rank()) {
+      Log(kInfo, "no step model: ranks share steps by tokens", {{"group", pool().name()}});
+      return StepModel();
+    }
+    FACET_ASSIGN_OR_RETURN(const std::vector<StepSample> samples,
+                           TimeSteps(*executor_, context_tokens_max, kWarmUpNsMax, clock_));
+    const StatusOr<StepFit> fit = FitStepModel(samples);
+    if (!fit.ok()) {
+      Log(kWarning, "no step model: requests share steps by tokens",
+          {{"cause", MessageOf(fit.status())}});
+      return StepModel();
+    }
+    Log(kInfo, "step model fitted",
+        {{"step_model", fit->model.ToYaml()},
+         {"error_ratio", fit->error_ratio},
+         {"steps", samples.size()}});
+    return fit->model;
+  }
+
   Status StartEngine() {
     const ExecutorInfo& info = executor_->info();
     const int32_t wanted = pool().context_tokens_max();
-    engine_.emplace(
-        EngineOptions{.scheduler = {.running_max = info.running_max,
-                                    .waiting_max = OrDefault(pool().waiting_max(), 16),
-                                    .step_tokens_max = info.step_tokens_max,
-                                    .chunk_tokens_max = info.step_tokens_max,
-                                    .context_tokens_max =
-                                        wanted > 0 ? std::min(wanted, info.context_tokens_max)
-                                                   : info.context_tokens_max},
-                      .price_usd_per_hour = pool().price_usd_per_hour()},
-        *executor_, service_, clock_);
+    const int32_t longest =
+        wanted > 0 ? std::min(wanted, info.context_tokens_max) : info.context_tokens_max;
+    FACET_ASSIGN_OR_RETURN(const StepModel step_model, ChooseStepModel(longest));
+    engine_.emplace(EngineOptions{.scheduler = {.running_max = info.running_max,
+                                                .waiting_max = OrDefault(pool().waiting_max(), 16),
+                                                .step_tokens_max = info.step_tokens_max,
+                                                .chunk_tokens_max = info.step_tokens_max,
+                                                .context_tokens_max = longest},
+                                  .prices = PriceSchedule(pool().price_usd_per_hour()),
+                                  .step_model = step_model},
+                    *executor_, service_, clock_);
     if (engine_->context_tokens_max() < wanted) {
       return InvalidArgument("context_tokens_max is ", wanted,
                              "; kv_bytes and the model hold at most ",

@@ -19,7 +19,7 @@ worker::EngineOptions Options(int32_t chunk = 64) {
                         .step_tokens_max = 64,
                         .chunk_tokens_max = chunk,
                         .context_tokens_max = 4096},
-          .price_usd_per_hour = 3.6};
+          .prices = worker::PriceSchedule(3.6)};
 }
 
 worker::SequenceRequest Request(const std::string& id, int prompt, int32_t output) {
@@ -30,6 +30,7 @@ worker::SequenceRequest Request(const std::string& id, int prompt, int32_t outpu
 // The tokens that follow a prompt of this length.
 std::vector<int32_t> Counted(int prompt, int output) {
   std::vector<int32_t> tokens;
+  tokens.reserve(output);
   for (int i = 0; i < output; ++i) tokens.push_back((prompt + i) % 1000);
   return tokens;
 }
@@ -89,6 +90,10 @@ TEST(EngineTest, CommittedTokensAreNotGivenAgain) {
   }
   EXPECT_EQ(sink.positions, (std::vector<int32_t>{2, 3, 4}));
   EXPECT_EQ(sink.tokens, (std::vector<int32_t>{12, 13, 14}));
+  const worker::EngineStats stats = engine.Stats();
+  EXPECT_GT(stats.wasted_ns.at("migration_replay"), 0);
+  EXPECT_EQ(stats.wasted_ns.at("migration_replay"), stats.tenants.at("").prefill.ns)
+      << "prompt and committed tokens were computed by the worker before";
 }
 
 TEST(EngineTest, BadLogitsEndThatSequenceAlone) {
@@ -155,10 +160,10 @@ TEST(EngineTest, AFailedStepLosesEverySequenceAndOnlyThose) {
   EXPECT_EQ(lost_before, 1u) << "told of the loss, then of its end";
   EXPECT_EQ(driver.answer("late").tokens, Counted(30, 5));
   const worker::EngineStats stats = driver.engine().Stats();
-  EXPECT_GT(stats.state_ns[static_cast<int>(worker::DeviceState::kFault)], 0);
-  int64_t sum_ns = 0;
-  for (const int64_t ns : stats.state_ns) sum_ns += ns;
-  EXPECT_EQ(sum_ns, stats.held_ns);
+  EXPECT_GT(stats.states[static_cast<int>(worker::DeviceState::kFault)].ns, 0);
+  worker::Spent sum;
+  for (const worker::Spent& spent : stats.states) sum += spent;
+  EXPECT_EQ(sum, stats.held);
 }
 
 TEST(EngineTest, AnEndTakesBackAResumeThatHasNotCome) {
@@ -219,28 +224,47 @@ TEST(EngineTest, EveryNanosecondOfAStepIsChargedAndOnce) {
   EngineDriver driver(Options(), executor);
   for (int i = 0; i < 5; ++i) driver.Submit(Request(StrCat(i), 10 + 31 * i, 20 + i));
   ASSERT_TRUE(driver.RunAll());
-  int64_t charged = 0;
-  int64_t cost = 0;
+  worker::Spent charged;
   for (int i = 0; i < 5; ++i) {
     const Answer& answer = driver.answer(StrCat(i));
-    charged += answer.prefill_ns + answer.decode_ns;
-    cost += answer.cost_nano_usd;
+    charged += {.ns = answer.prefill_ns + answer.decode_ns, .nano_usd = answer.cost_nano_usd};
   }
   const worker::EngineStats stats = driver.engine().Stats();
-  int64_t busy = 0;
-  int64_t held = 0;
+  worker::Spent busy;
+  worker::Spent held;
   for (int i = 0; i < worker::kNumDeviceStates; ++i) {
-    const auto state = static_cast<worker::DeviceState>(i);
-    held += stats.state_ns[i];
-    if (state == worker::DeviceState::kPrefill || state == worker::DeviceState::kDecode ||
-        state == worker::DeviceState::kMixed) {
-      busy += stats.state_ns[i];
-    }
+    held += stats.states[i];
+    if (worker::IsBusy(static_cast<worker::DeviceState>(i))) busy += stats.states[i];
   }
   EXPECT_EQ(charged, busy);
-  EXPECT_EQ(held, stats.held_ns);
-  // 3.6 USD an hour is one nano-USD a microsecond; each account rounds down by less than one.
-  EXPECT_NEAR(static_cast<double>(cost), static_cast<double>(busy) / 1000, 10);
+  EXPECT_EQ(held, stats.held);
+  // 3.6 USD an hour is one nano-USD a microsecond.
+  EXPECT_EQ(held.nano_usd, held.ns / 1000);
+}
+
+// What a sequence was charged is waste once, whatever becomes of it.
+TEST(EngineTest, WasteIsCountedOnceWhateverItsReason) {
+  CountingExecutor executor({.num_slabs = 12, .bad_position = 25});
+  EngineDriver driver(Options(), executor);
+  driver.Submit(Request("bad", 20, 8));
+  ASSERT_TRUE(driver.RunAll());
+  EXPECT_GT(driver.engine().Stats().wasted_ns.at("error"), 0);
+  for (int i = 0; i < 3; ++i) driver.Submit(Request(StrCat(i), 40, 60));
+  for (int i = 0; i < 30; ++i) driver.engine().Step();
+  for (int i = 0; i < 3; ++i) {
+    driver.engine().CancelRequest(EngineDriver::kSession, StrCat(i), 1, FinishReason::kCancelled,
+                                  /*wasted=*/true);
+  }
+  ASSERT_TRUE(driver.RunAll());
+  const worker::EngineStats stats = driver.engine().Stats();
+  EXPECT_GT(stats.wasted_ns.at("client_gone"), 0);
+  int64_t total_ns = 0;
+  for (int i = 0; i < worker::kNumDeviceStates; ++i) {
+    if (worker::IsBusy(static_cast<worker::DeviceState>(i))) total_ns += stats.states[i].ns;
+  }
+  int64_t wasted_ns = 0;
+  for (const auto& [reason, ns] : stats.wasted_ns) wasted_ns += ns;
+  EXPECT_EQ(wasted_ns, total_ns) << "nobody got anything whole";
 }
 
 TEST(EngineTest, DrainFinishesWhatRunsAndRefusesTheRest) {
