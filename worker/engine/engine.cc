@@ -94,9 +94,13 @@ void Engine::ThreadMain() {
   engine_thread_.Rebind();
   while (true) {
     if (Step()) continue;
-    if (inbox_.closed()) return;
+    if (inbox_.closed()) break;
     // Deadlines of waiting sequences cannot pass here: with nothing to compute nothing waits.
     TakeCommands(inbox_.WaitAndDrain());
+  }
+  for (Sequence* seq : scheduler_.Alive()) {
+    WasteAll(*seq, WasteReason(FinishReason::kCancelled));
+    EndNow(*seq, FinishReason::kCancelled);
   }
 }
 
@@ -143,12 +147,14 @@ void Engine::FinishStep() {
     scheduler_.OnStepDone(step.plan);
     ForgetFinished();
     Publish({}, step.step, 0);
+    TellSettled();
     return;
   }
   std::map<uint64_t, StepFrame> frames = Commit(step, result);
   scheduler_.OnStepDone(step.plan);
   ForgetFinished();
   Publish(std::move(frames), step.step, result.device_ns);
+  TellSettled();
 }
 
 std::map<uint64_t, StepFrame> Engine::Commit(const InFlight& step, StepResult& result) {
@@ -157,10 +163,8 @@ std::map<uint64_t, StepFrame> Engine::Commit(const InFlight& step, StepResult& r
   const int64_t busy_ns = stats_.SpendStep(state, result.device_ns, now_ns);
   const std::vector<Charge> charges = ChargeStep(step.plan, busy_ns);
   std::map<uint64_t, StepFrame> frames;
-  int64_t recomputed_ns = 0;
   for (size_t i = 0; i < charges.size(); ++i) {
     const PlannedChunk& chunk = step.plan.chunks()[i];
-    recomputed_ns += charges[i].recomputed_ns;
     TokenDelta delta = CommitRow(chunk, result.rows[i], charges[i]);
     frames[chunk.sequence->request().session_id].deltas.push_back(std::move(delta));
   }
@@ -170,7 +174,6 @@ std::map<uint64_t, StepFrame> Engine::Commit(const InFlight& step, StepResult& r
     stats.step_start_ns = in_flight_.empty() ? 0 : now_ns;
     stats.load.busy_ns_total += busy_ns;
     stats.preemptions = scheduler_.num_preemptions();
-    if (recomputed_ns > 0) stats.wasted_ns["preempt_recompute"] += recomputed_ns;
     MoveMean(stats.load.step_ms_predicted, static_cast<double>(busy_ns) / 1e6);
     if (state == DeviceState::kPrefill && busy_ns > 0) {
       MoveMean(stats.load.prefill_tokens_per_second,
@@ -192,9 +195,9 @@ TokenDelta Engine::CommitRow(const PlannedChunk& chunk, RowResult& row, const Ch
   if (chunk.samples) --seq.num_pending;
   if (seq.state == SequenceState::kFinished) {
     // It was planned before its end was known.
-    stats_.Update([&](EngineStats& stats) {
-      stats.wasted_ns["overrun"] += charge.prefill_ns + charge.decode_ns;
-    });
+    Waste(seq, "overrun", charge.prefill_ns + charge.decode_ns);
+  } else if (charge.recomputed_ns > 0) {
+    Waste(seq, "preempt_recompute", charge.recomputed_ns);
   }
   // What is drawn for a sequence that has ended meanwhile is thrown away.
   if (!chunk.samples || seq.state == SequenceState::kFinished) return delta;
@@ -203,6 +206,10 @@ TokenDelta Engine::CommitRow(const PlannedChunk& chunk, RowResult& row, const Ch
     delta.finish = FinishReason::kError;
     return delta;
   }
+  SettledAccount& account = accounts_.at(&seq);
+  account.last_token_unix_ns = account.end_unix_ns;  // Bill has set it for this step.
+  if (account.first_token_unix_ns == 0) account.first_token_unix_ns = account.end_unix_ns;
+  ++account.num_output_tokens;
   seq.Append(row.token);
   delta.token_ids.push_back(row.token);
   if (request.sampling.num_logprobs > 0) delta.logprobs.push_back(std::move(row));
@@ -225,13 +232,16 @@ TokenDelta Engine::CommitRow(const PlannedChunk& chunk, RowResult& row, const Ch
 int64_t Engine::Bill(const Sequence& seq, const Charge& charge) {
   const auto it = accounts_.find(&seq);
   FACET_CHECK(it != accounts_.end());
-  Account& account = it->second;
+  SettledAccount& account = it->second;
   const auto cost = [&](int64_t ns) { return CostNanoUsd(ns, options_.price_usd_per_hour); };
   const int64_t prefill_usd =
       cost(account.prefill_ns + charge.prefill_ns) - cost(account.prefill_ns);
   const int64_t decode_usd = cost(account.decode_ns + charge.decode_ns) - cost(account.decode_ns);
   account.prefill_ns += charge.prefill_ns;
   account.decode_ns += charge.decode_ns;
+  account.prefill_nano_usd += prefill_usd;
+  account.decode_nano_usd += decode_usd;
+  account.end_unix_ns = clock_.UnixNs();
   stats_.Update([&](EngineStats& stats) {
     TenantUse& use = stats.tenants[seq.request().tenant];
     use.prefill_ns += charge.prefill_ns;
@@ -240,6 +250,18 @@ int64_t Engine::Bill(const Sequence& seq, const Charge& charge) {
     use.decode_nano_usd += decode_usd;
   });
   return prefill_usd + decode_usd;
+}
+
+void Engine::Waste(const Sequence& seq, const std::string& reason, int64_t ns) {
+  accounts_.at(&seq).wasted_ns[reason] += ns;
+  stats_.Update([&](EngineStats& stats) { stats.wasted_ns[reason] += ns; });
+}
+
+void Engine::WasteAll(const Sequence& seq, const std::string& reason) {
+  const SettledAccount& account = accounts_.at(&seq);
+  int64_t rest_ns = account.prefill_ns + account.decode_ns;
+  for (const auto& [before, ns] : account.wasted_ns) rest_ns -= ns;
+  Waste(seq, reason, rest_ns);
 }
 
 void Engine::Publish(std::map<uint64_t, StepFrame> frames, uint64_t step, int64_t step_ns) {
@@ -292,7 +314,7 @@ void Engine::OnCommand(SequenceRequest& request) {
     sink_.OnRefusal(std::move(refusal));
     return;
   }
-  accounts_[scheduler_.Find(session_id, id)] = Account{};
+  accounts_[scheduler_.Find(session_id, id)] = {.start_unix_ns = clock_.UnixNs()};
   stats_.Update([&](EngineStats& stats) {
     stats.tenants[tenant].prompt_tokens += prompt_tokens;
     stats.load.prompt_tokens_total += prompt_tokens;
@@ -305,12 +327,7 @@ void Engine::OnCommand(CancelCommand& command) {
       seq->state == SequenceState::kFinished) {
     return;
   }
-  const Account& account = accounts_[seq];
-  if (command.wasted) {
-    stats_.Update([&](EngineStats& stats) {
-      stats.wasted_ns[WasteReason(command.reason)] += account.prefill_ns + account.decode_ns;
-    });
-  }
+  if (command.wasted) WasteAll(*seq, WasteReason(command.reason));
   EndNow(*seq, command.reason);
 }
 
@@ -362,10 +379,7 @@ void Engine::LoseAll(const Status& cause) {
   stats_.SpendRest(clock_.NowNs());
   sessions_.clear();  // So that nobody is told of ends: the sessions end themselves.
   for (Sequence* seq : scheduler_.Alive()) {
-    const Account& account = accounts_[seq];
-    stats_.Update([&](EngineStats& stats) {
-      stats.wasted_ns["group_lost"] += account.prefill_ns + account.decode_ns;
-    });
+    WasteAll(*seq, "group_lost");
     EndNow(*seq, FinishReason::kError);
   }
   sink_.OnLost(cause);
@@ -392,17 +406,32 @@ void Engine::EndNow(Sequence& seq, FinishReason reason) {
   scheduler_.Finish(seq, reason);
   ForgetFinished();
   const auto session = sessions_.find(frame.session_id);
-  if (session == sessions_.end()) return;
-  frame.credits = Grant(session->second);
-  frame.load = CurrentLoad();
-  sink_.OnStepFrame(std::move(frame));
+  if (session != sessions_.end()) {
+    frame.credits = Grant(session->second);
+    frame.load = CurrentLoad();
+    sink_.OnStepFrame(std::move(frame));
+  }
+  TellSettled();
 }
 
 void Engine::ForgetFinished() {
   for (const std::unique_ptr<Sequence>& seq : scheduler_.TakeFinished()) {
-    accounts_.erase(seq.get());
+    SettledAccount account = std::move(accounts_.extract(seq.get()).mapped());
+    account.session_id = seq->request().session_id;
+    account.request_id = seq->id();
+    account.epoch = seq->request().epoch;
+    account.tenant = seq->request().tenant;
+    account.finish = seq->finish;
+    account.num_prompt_tokens = seq->num_prompt_tokens();
+    if (account.end_unix_ns == 0) account.end_unix_ns = clock_.UnixNs();
+    settled_.push_back(std::move(account));
     stats_.Update([&](EngineStats& stats) { ++stats.finished[NameOf(seq->finish)]; });
   }
+}
+
+void Engine::TellSettled() {
+  for (SettledAccount& account : settled_) sink_.OnSettled(std::move(account));
+  settled_.clear();
 }
 
 // Free places and a prompt budget, divided among sessions. Totals never go back: what was granted

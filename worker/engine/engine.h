@@ -66,7 +66,7 @@ class Engine {
   void Suspend(Status cause);
   void Resume(std::function<void()> on_resumed);
 
-  // Ends the thread after the steps in flight; sequences that run are dropped.
+  // Ends the thread after the steps in flight; sequences that run are cancelled and settled.
   void Stop();
 
   // The longest prompt plus output that is accepted.
@@ -133,12 +133,6 @@ class Engine {
     Credits granted;
   };
 
-  // A sequence's running totals for its bill.
-  struct Account {
-    int64_t prefill_ns = 0;
-    int64_t decode_ns = 0;
-  };
-
   void ThreadMain();
   void TakeCommands(std::vector<Command> commands);
   void OnCommand(SequenceRequest& request);
@@ -165,6 +159,12 @@ class Engine {
   Load CurrentLoad() const;
   // Adds a step's charge to the sequence's account; returns what it costs.
   int64_t Bill(const Sequence& seq, const Charge& charge);
+  // Books part of what the sequence was charged as computed for nobody.
+  void Waste(const Sequence& seq, const std::string& reason, int64_t ns);
+  // The same for all of it that is not wasted already.
+  void WasteAll(const Sequence& seq, const std::string& reason);
+  // Tells the sink of the accounts that were closed, after the frames with their last charges.
+  void TellSettled();
 
   const EngineOptions options_;
   Executor& executor_;
@@ -175,7 +175,8 @@ class Engine {
   Scheduler scheduler_;
   std::deque<InFlight> in_flight_;
   std::map<uint64_t, Session> sessions_;
-  std::map<const Sequence*, Account> accounts_;
+  std::map<const Sequence*, SettledAccount> accounts_;
+  std::vector<SettledAccount> settled_;  // Closed, and the sink not told yet.
   uint64_t num_steps_ = 0;
   bool draining_ = false;
   bool suspended_ = false;
