@@ -138,12 +138,10 @@ class WorkerProcess {
     FACET_RETURN_IF_ERROR(Load());
     FACET_RETURN_IF_ERROR(StartEngine());
     FACET_RETURN_IF_ERROR(Describe());
-    page_.Follow([this] { return engine_->Stats(); },
-                 {.pool = pool().name(),
-                  .model = place_.model.name(),
-                  .device_class = device_class(),
-                  .worker = place_.worker_name()},
-                 pool().price_usd_per_hour());
+    page_.Follow([this] { return engine_->Stats(); }, {.pool = pool().name(),
+                                                       .model = place_.model.name(),
+                                                       .device_class = device_class(),
+                                                       .worker = place_.worker_name()});
     on_signal_.Set([this] { Drain(); });
     if (place_.is_rank()) {
       JoinGroup();
@@ -228,7 +226,7 @@ class WorkerProcess {
                                     .context_tokens_max =
                                         wanted > 0 ? std::min(wanted, info.context_tokens_max)
                                                    : info.context_tokens_max},
-                      .price_usd_per_hour = pool().price_usd_per_hour()},
+                      .prices = PriceSchedule(pool().price_usd_per_hour())},
         *executor_, service_, clock_);
     if (engine_->context_tokens_max() < wanted) {
       return InvalidArgument("context_tokens_max is ", wanted,

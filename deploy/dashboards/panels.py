@@ -77,6 +77,10 @@ COST = Dashboard(
                   "Increase of the charges; extrapolated to the ends of the range.",
                   {"{{tenant}}": "sum by (tenant) (increase(facet_charged_usd_total[$__range]))"},
                   whole_range=True),
+            Panel("Dollars per hour, held devices", "currencyUSD",
+                  "What the devices cost whether they are busy or not, at the price of the time.",
+                  {"{{pool}}": "3600 * " + rate("facet_device_cost_usd_total", "pool")},
+                  stack=True),
             Panel("Price of the devices, per hour", "currencyUSD",
                   "As configured. A device at 0 makes every figure here too low.",
                   {"{{pool}} {{device_class}}":

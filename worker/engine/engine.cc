@@ -39,16 +39,16 @@ Engine::Engine(const EngineOptions& options,
       clock_(clock),
       inbox_(options.inbox_max),
       scheduler_(options.scheduler, executor.info().kv),
+      stats_(options.prices, clock),
       expert_load_(clock.NowNs()) {
   FACET_CHECK_LE(options.scheduler.step_tokens_max, executor.info().step_tokens_max);
   FACET_CHECK_LE(options.scheduler.running_max, executor.info().running_max);
-  stats_.Begin(clock.NowNs());
 }
 
 Engine::~Engine() { Stop(); }
 
 void Engine::Start() {
-  stats_.Spend(DeviceState::kLoading, clock_.NowNs());
+  stats_.EndLoading();
   thread_ = std::thread([this] { ThreadMain(); });
 }
 
@@ -99,7 +99,7 @@ void Engine::ThreadMain() {
     TakeCommands(inbox_.WaitAndDrain());
   }
   for (Sequence* seq : scheduler_.Alive()) {
-    WasteAll(*seq, WasteReason(FinishReason::kCancelled));
+    CountWaste(*seq, WasteReason(FinishReason::kCancelled));
     EndNow(*seq, FinishReason::kCancelled);
   }
 }
@@ -128,12 +128,14 @@ void Engine::SubmitStep(StepPlan plan) {
     expert_load_.Count(chunk.sequence->request().tenant, chunk.num_tokens);
   }
   batch.return_expert_choices = expert_load_.Open(clock_.NowNs());
-  if (in_flight_.empty()) {
-    const int64_t now_ns = clock_.NowNs();
-    stats_.Update([&](EngineStats& stats) { stats.step_start_ns = now_ns; });
-  }
+  std::vector<uint64_t> weights;
+  for (const PlannedChunk& chunk : plan.chunks()) weights.push_back(chunk.num_tokens);
+  if (in_flight_.empty()) stats_.StepBegins();
   const Ticket ticket = executor_.Submit(batch);
-  in_flight_.push_back({.ticket = ticket, .plan = std::move(plan), .step = ++num_steps_});
+  in_flight_.push_back({.ticket = ticket,
+                        .plan = std::move(plan),
+                        .weights = std::move(weights),
+                        .step = ++num_steps_});
 }
 
 void Engine::FinishStep() {
@@ -142,8 +144,7 @@ void Engine::FinishStep() {
   if (!result.status.ok()) LoseAll(result.status);
   in_flight_.pop_front();
   if (!result.status.ok()) {
-    const int64_t next_ns = in_flight_.empty() ? 0 : clock_.NowNs();
-    stats_.Update([&](EngineStats& stats) { stats.step_start_ns = next_ns; });
+    stats_.StepFails(/*another_in_flight=*/!in_flight_.empty());
     scheduler_.OnStepDone(step.plan);
     ForgetFinished();
     Publish({}, step.step, 0);
@@ -158,28 +159,13 @@ void Engine::FinishStep() {
 }
 
 std::map<uint64_t, StepFrame> Engine::Commit(const InFlight& step, StepResult& result) {
-  const int64_t now_ns = clock_.NowNs();
-  const DeviceState state = StateOf(step.plan);
-  const int64_t busy_ns = stats_.SpendStep(state, result.device_ns, now_ns);
-  const std::vector<Charge> charges = ChargeStep(step.plan, busy_ns);
+  const std::vector<Charge> charges = Bill(step, result);
   std::map<uint64_t, StepFrame> frames;
   for (size_t i = 0; i < charges.size(); ++i) {
     const PlannedChunk& chunk = step.plan.chunks()[i];
     TokenDelta delta = CommitRow(chunk, result.rows[i], charges[i]);
     frames[chunk.sequence->request().session_id].deltas.push_back(std::move(delta));
   }
-  stats_.Update([&](EngineStats& stats) {
-    ++stats.steps;
-    if (!result.expert_choices.empty()) stats.expert_choices = std::move(result.expert_choices);
-    stats.step_start_ns = in_flight_.empty() ? 0 : now_ns;
-    stats.load.busy_ns_total += busy_ns;
-    stats.preemptions = scheduler_.num_preemptions();
-    MoveMean(stats.load.step_ms_predicted, static_cast<double>(busy_ns) / 1e6);
-    if (state == DeviceState::kPrefill && busy_ns > 0) {
-      MoveMean(stats.load.prefill_tokens_per_second,
-               step.plan.num_tokens() * 1e9 / static_cast<double>(busy_ns));
-    }
-  });
   return frames;
 }
 
@@ -189,19 +175,14 @@ TokenDelta Engine::CommitRow(const PlannedChunk& chunk, RowResult& row, const Ch
   TokenDelta delta{.request_id = request.request_id,
                    .epoch = request.epoch,
                    .first_position = seq.num_published,
-                   .prefill_ns = charge.prefill_ns,
-                   .decode_ns = charge.decode_ns,
-                   .cost_nano_usd = Bill(seq, charge)};
+                   .prefill_ns = charge.is_decode ? 0 : charge.spent.ns,
+                   .decode_ns = charge.is_decode ? charge.spent.ns : 0,
+                   .cost_nano_usd = charge.spent.nano_usd};
   if (chunk.samples) --seq.num_pending;
-  if (seq.state == SequenceState::kFinished) {
-    // It was planned before its end was known.
-    Waste(seq, "overrun", charge.prefill_ns + charge.decode_ns);
-  } else if (charge.recomputed_ns > 0) {
-    Waste(seq, "preempt_recompute", charge.recomputed_ns);
-  }
   // What is drawn for a sequence that has ended meanwhile is thrown away.
   if (!chunk.samples || seq.state == SequenceState::kFinished) return delta;
   if (!row.finite) {
+    CountWaste(seq, "error");
     scheduler_.Finish(seq, FinishReason::kError);
     delta.finish = FinishReason::kError;
     return delta;
@@ -229,39 +210,56 @@ TokenDelta Engine::CommitRow(const PlannedChunk& chunk, RowResult& row, const Ch
   return delta;
 }
 
-int64_t Engine::Bill(const Sequence& seq, const Charge& charge) {
+std::vector<Charge> Engine::Bill(const InFlight& step, const StepResult& result) {
+  const DeviceState state = StateOf(step.plan);
+  std::vector<Charge> charges;
+  stats_.StepEnds(state, result.device_ns, /*another_in_flight=*/!in_flight_.empty(),
+                  [&](EngineStats& stats, const Spent& spent) {
+                    charges = ChargeStep(step.plan, step.weights, spent);
+                    for (size_t i = 0; i < charges.size(); ++i) {
+                      Bill(step.plan.chunks()[i], charges[i], stats);
+                    }
+                    ++stats.steps;
+                    if (!result.expert_choices.empty()) {
+                      stats.expert_choices = result.expert_choices;
+                    }
+                    stats.preemptions = scheduler_.num_preemptions();
+                    MoveMean(stats.load.step_ms_predicted, static_cast<double>(spent.ns) / 1e6);
+                    if (state == DeviceState::kPrefill && spent.ns > 0) {
+                      MoveMean(stats.load.prefill_tokens_per_second,
+                               step.plan.num_tokens() * 1e9 / static_cast<double>(spent.ns));
+                    }
+                  });
+  return charges;
+}
+
+void Engine::Bill(const PlannedChunk& chunk, const Charge& charge, EngineStats& stats) {
+  const Sequence& seq = *chunk.sequence;
   const auto it = accounts_.find(&seq);
   FACET_CHECK(it != accounts_.end());
   SettledAccount& account = it->second;
-  const auto cost = [&](int64_t ns) { return CostNanoUsd(ns, options_.price_usd_per_hour); };
-  const int64_t prefill_usd =
-      cost(account.prefill_ns + charge.prefill_ns) - cost(account.prefill_ns);
-  const int64_t decode_usd = cost(account.decode_ns + charge.decode_ns) - cost(account.decode_ns);
-  account.prefill_ns += charge.prefill_ns;
-  account.decode_ns += charge.decode_ns;
-  account.prefill_nano_usd += prefill_usd;
-  account.decode_nano_usd += decode_usd;
   account.end_unix_ns = clock_.UnixNs();
-  stats_.Update([&](EngineStats& stats) {
-    TenantUse& use = stats.tenants[seq.request().tenant];
-    use.prefill_ns += charge.prefill_ns;
-    use.decode_ns += charge.decode_ns;
-    use.prefill_nano_usd += prefill_usd;
-    use.decode_nano_usd += decode_usd;
-  });
-  return prefill_usd + decode_usd;
+  TenantUse& use = stats.tenants[seq.request().tenant];
+  (charge.is_decode ? account.decode : account.prefill) += charge.spent;
+  (charge.is_decode ? use.decode : use.prefill) += charge.spent;
+  const auto waste = [&](const char* reason, int64_t ns) {
+    if (ns == 0) return;
+    stats.wasted_ns[reason] += ns;
+    account.wasted_ns[reason] += ns;
+  };
+  if (seq.state == SequenceState::kFinished) {
+    waste("overrun", charge.spent.ns);  // It was planned before its end was known.
+  } else {
+    waste("preempt_recompute", charge.recomputed_ns);
+  }
 }
 
-void Engine::Waste(const Sequence& seq, const std::string& reason, int64_t ns) {
-  accounts_.at(&seq).wasted_ns[reason] += ns;
+void Engine::CountWaste(const Sequence& seq, const char* reason) {
+  SettledAccount& account = accounts_.at(&seq);
+  int64_t ns = account.prefill.ns + account.decode.ns;
+  for (const auto& [before, wasted_ns] : account.wasted_ns) ns -= wasted_ns;
+  account.wasted_ns[reason] += ns;
   stats_.Update([&](EngineStats& stats) { stats.wasted_ns[reason] += ns; });
-}
-
-void Engine::WasteAll(const Sequence& seq, const std::string& reason) {
-  const SettledAccount& account = accounts_.at(&seq);
-  int64_t rest_ns = account.prefill_ns + account.decode_ns;
-  for (const auto& [before, ns] : account.wasted_ns) rest_ns -= ns;
-  Waste(seq, reason, rest_ns);
 }
 
 void Engine::Publish(std::map<uint64_t, StepFrame> frames, uint64_t step, int64_t step_ns) {
@@ -327,7 +325,7 @@ void Engine::OnCommand(CancelCommand& command) {
       seq->state == SequenceState::kFinished) {
     return;
   }
-  if (command.wasted) WasteAll(*seq, WasteReason(command.reason));
+  if (command.wasted) CountWaste(*seq, WasteReason(command.reason));
   EndNow(*seq, command.reason);
 }
 
@@ -346,8 +344,7 @@ void Engine::OnCommand(CloseCommand& command) {
 void Engine::OnCommand(DrainCommand& command) {
   draining_ = true;
   on_drained_ = std::move(command.on_drained);
-  stats_.Spend(DeviceState::kIdle, clock_.NowNs());
-  stats_.Update([](EngineStats& stats) { stats.draining = true; });
+  stats_.SetDraining();
 }
 
 void Engine::OnCommand(SuspendCommand& command) {
@@ -364,8 +361,7 @@ void Engine::OnCommand(ResumeCommand& command) {
 void Engine::ResumeIfIdle() {
   if (!on_resumed_ || !in_flight_.empty()) return;
   suspended_ = false;
-  stats_.SpendRest(clock_.NowNs());
-  stats_.Update([](EngineStats& stats) { stats.suspended = false; });
+  stats_.SetSuspended(false);
   std::exchange(on_resumed_, nullptr)();
 }
 
@@ -373,13 +369,10 @@ void Engine::ResumeIfIdle() {
 void Engine::LoseAll(const Status& cause) {
   if (suspended_) return;
   suspended_ = true;
-  // What a lost step took is part of the fault.
-  if (in_flight_.empty()) stats_.SpendRest(clock_.NowNs());
-  stats_.Update([](EngineStats& stats) { stats.suspended = true; });
-  stats_.SpendRest(clock_.NowNs());
+  stats_.SetSuspended(true);
   sessions_.clear();  // So that nobody is told of ends: the sessions end themselves.
   for (Sequence* seq : scheduler_.Alive()) {
-    WasteAll(*seq, "group_lost");
+    CountWaste(*seq, "group_lost");
     EndNow(*seq, FinishReason::kError);
   }
   sink_.OnLost(cause);
@@ -455,7 +448,7 @@ Credits Engine::Grant(Session& session) {
 }
 
 Load Engine::CurrentLoad() const {
-  Load load = stats_.LoadNow(clock_);
+  Load load = stats_.LoadNow();
   load.sequences_running = scheduler_.num_running();
   load.sequences_waiting = scheduler_.num_waiting();
   load.prefill_tokens_waiting = scheduler_.prefill_tokens_waiting();

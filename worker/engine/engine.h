@@ -25,6 +25,7 @@
 #include "worker/engine/charge.h"
 #include "worker/engine/engine_stats.h"
 #include "worker/engine/expert_load.h"
+#include "worker/engine/price.h"
 #include "worker/engine/scheduler.h"
 #include "worker/engine/step_frame.h"
 #include "worker/executor/executor.h"
@@ -33,7 +34,7 @@ namespace facet::worker {
 
 struct EngineOptions {
   SchedulerOptions scheduler;
-  double price_usd_per_hour = 0;
+  PriceSchedule prices;
   size_t inbox_max = 4096;
 };
 
@@ -72,11 +73,15 @@ class Engine {
   // The longest prompt plus output that is accepted.
   int32_t context_tokens_max() const { return scheduler_.context_tokens_max(); }
 
-  // The device is held since then, and was loading until Start().
-  void SetHeldSince(int64_t held_since_ns) { stats_.Begin(held_since_ns); }
+  // The device is held since then, and was loading until Start(), which is yet to come.
+  void SetHeldSince(int64_t held_since_ns) { stats_.SetHeldSince(held_since_ns); }
+
+  // What the device costs from now on, or from the instants that the schedule names; from any
+  // thread. What was charged before stays.
+  void SetPrices(PriceSchedule prices) { stats_.SetPrices(std::move(prices)); }
 
   // As of the last step's end; from any thread.
-  EngineStats Stats() const { return stats_.Snapshot(clock_); }
+  EngineStats Stats() const { return stats_.Snapshot(); }
 
   // One turn of the loop: take commands, plan and submit a step, wait for the step before it and
   // publish its tokens. Returns false if there was nothing to do. For the thread and for tests that
@@ -123,6 +128,7 @@ class Engine {
   struct InFlight {
     Ticket ticket = 0;
     StepPlan plan;
+    std::vector<uint64_t> weights;  // Of its chunks, by which they pay for it.
     uint64_t step = 0;
   };
 
@@ -157,12 +163,11 @@ class Engine {
   void ForgetFinished();
   Credits Grant(Session& session);
   Load CurrentLoad() const;
-  // Adds a step's charge to the sequence's account; returns what it costs.
-  int64_t Bill(const Sequence& seq, const Charge& charge);
-  // Books part of what the sequence was charged as computed for nobody.
-  void Waste(const Sequence& seq, const std::string& reason, int64_t ns);
-  // The same for all of it that is not wasted already.
-  void WasteAll(const Sequence& seq, const std::string& reason);
+  // Books a step's time and divides it among its chunks, their sequences' accounts and tenants.
+  std::vector<Charge> Bill(const InFlight& step, const StepResult& result);
+  void Bill(const PlannedChunk& chunk, const Charge& charge, EngineStats& stats);
+  // What the sequence was charged so far came to nothing.
+  void CountWaste(const Sequence& seq, const char* reason);
   // Tells the sink of the accounts that were closed, after the frames with their last charges.
   void TellSettled();
 

@@ -10,6 +10,8 @@
 
 #include "absl/synchronization/mutex.h"
 #include "base/clock.h"
+#include "worker/engine/charge.h"
+#include "worker/engine/price.h"
 #include "worker/engine/step_frame.h"
 
 namespace facet::worker {
@@ -26,11 +28,15 @@ constexpr const char* NameOf(DeviceState state) {
   return kNames[static_cast<int>(state)];
 }
 
+// Whether requests pay for it.
+constexpr bool IsBusy(DeviceState state) {
+  return state == DeviceState::kPrefill || state == DeviceState::kDecode ||
+         state == DeviceState::kMixed;
+}
+
 struct TenantUse {
-  int64_t prefill_ns = 0;
-  int64_t decode_ns = 0;
-  int64_t prefill_nano_usd = 0;
-  int64_t decode_nano_usd = 0;
+  Spent prefill;
+  Spent decode;
   uint64_t prompt_tokens = 0;
   uint64_t output_tokens = 0;
 };
@@ -42,8 +48,9 @@ struct EngineStats {
   std::map<uint64_t, Credits> credits;  // By session.
   bool draining = false;
   bool suspended = false;
-  int64_t held_ns = 0;  // Since start; Σ state_ns.
-  std::array<int64_t, kNumDeviceStates> state_ns{};
+  Spent held;                                  // Since start; Σ states.
+  std::array<Spent, kNumDeviceStates> states;  // By DeviceState; Σ busy ones = Σ tenants.
+  int64_t nano_usd_per_hour = 0;               // The price now.
   std::map<std::string, TenantUse> tenants;
   std::map<std::string, int64_t> wasted_ns;  // By reason.
   std::map<std::string, int64_t> finished;   // Sequences by reason.
@@ -51,45 +58,85 @@ struct EngineStats {
   std::vector<int64_t> expert_choices;  // By expert, as of the last time that the gate opened.
 };
 
-// Shared by the engine thread, which writes at the end of a step, and readers.
+// Shared by the engine thread, which writes at the end of a step, and readers. The sums that
+// EngineStats names hold in every snapshot: a step's time, its price and who pays for them are
+// booked in one go.
 class StatsBoard {
  public:
-  // The device is held, and loading, from held_since_ns on.
-  void Begin(int64_t held_since_ns);
+  // clock must outlive the board. The device is held from now on.
+  StatsBoard(const PriceSchedule& prices, const Clock& clock);
 
-  // The device was in this state since the last call, until now_ns.
-  void Spend(DeviceState state, int64_t now_ns);
+  // The device is held since then, not only since the board was made. Before anything else.
+  void SetHeldSince(int64_t held_since_ns);
 
-  // No step ran since the last call.
-  void SpendRest(int64_t now_ns);
+  // What is not booked yet, a step in flight that is, and what comes costs this; the rest does not
+  // change. Instants are those of the clock as it is now: a wall clock that jumps later does not
+  // move them.
+  void SetPrices(PriceSchedule prices);
 
-  // A step has just ended. Of the time since the last call, device_ns (at most all of it) was spent
-  // in this state, the rest idle. Returns what was spent.
-  int64_t SpendStep(DeviceState state, int64_t device_ns, int64_t now_ns);
+  // The device was loading until now.
+  void EndLoading();
 
-  // Changes the totals in one go.
+  // A step was submitted while none was in flight: the device rested until now.
+  void StepBegins();
+
+  // The oldest step in flight has just ended; it took device_ns, at most all the time that is not
+  // booked. change(stats, spent) books what it took, before anybody sees the totals.
+  template <typename Change>
+  void StepEnds(DeviceState state,
+                int64_t device_ns,
+                bool another_in_flight,
+                const Change& change) {
+    absl::MutexLock lock(&mutex_);
+    const Spent spent = BookStep(state, device_ns, another_in_flight);
+    change(stats_, spent);
+  }
+
+  // It came to nothing; its time is part of the fault.
+  void StepFails(bool another_in_flight);
+
+  // Other states of the time in which no step runs.
+  void SetDraining();
+  void SetSuspended(bool suspended);
+
+  // Changes totals in one go.
   template <typename Change>
   void Update(const Change& change) {
     absl::MutexLock lock(&mutex_);
     change(stats_);
   }
 
-  // The totals as of now: time since the last Spend counts as idle, or as the state of the step
-  // that runs.
-  EngineStats Snapshot(const Clock& clock) const;
+  // The totals as of now; while a step runs, as of its beginning: nobody knows yet what its time
+  // will be.
+  EngineStats Snapshot() const;
 
   // The snapshot's load alone: no maps are copied.
-  Load LoadNow(const Clock& clock) const;
+  Load LoadNow() const;
 
  private:
-  int64_t HeldNow(const Clock& clock) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Books the time up to until_ns.
+  Spent Book(DeviceState state, int64_t until_ns) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Spent BookStep(DeviceState state, int64_t device_ns, bool another_in_flight)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Books the time until now, unless a step runs.
+  void BookRest() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Of time in which no step runs.
   DeviceState RestState() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  bool InStep() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stats_.step_start_ns != 0; }
+
+  // The time from the last booking to now, as a meter that is a copy sees it.
+  Spent Unbooked(int64_t until_ns, CostMeter& meter) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Load LoadOf(const Spent& unbooked) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const Clock& clock_;
   mutable absl::Mutex mutex_;
   EngineStats stats_ ABSL_GUARDED_BY(mutex_);
-  int64_t begin_ns_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t spent_until_ns_ ABSL_GUARDED_BY(mutex_) = 0;
+  PriceSchedule prices_ ABSL_GUARDED_BY(mutex_);
+  int64_t unix_offset_ns_ ABSL_GUARDED_BY(mutex_) = 0;  // Unix time less the clock's.
+  CostMeter meter_ ABSL_GUARDED_BY(mutex_);
+  bool loading_ ABSL_GUARDED_BY(mutex_) = true;
+  int64_t booked_until_ns_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace facet::worker

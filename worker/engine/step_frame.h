@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "worker/engine/charge.h"
 #include "worker/engine/sequence.h"
 #include "worker/model/step_batch.h"
 
@@ -72,10 +73,8 @@ struct SettledAccount {
   FinishReason finish = FinishReason::kNone;
   int32_t num_prompt_tokens = 0;
   int32_t num_output_tokens = 0;  // Drawn by this attempt.
-  int64_t prefill_ns = 0;
-  int64_t decode_ns = 0;
-  int64_t prefill_nano_usd = 0;
-  int64_t decode_nano_usd = 0;
+  Spent prefill;
+  Spent decode;
   std::map<std::string, int64_t> wasted_ns;  // By reason; part of the two times.
   int64_t start_unix_ns = 0;                 // It came to the engine.
   int64_t first_token_unix_ns = 0;           // 0: none was drawn. End of the step that drew it.

@@ -23,9 +23,7 @@ struct MetricLabels {
 class WorkerMetricsPage final : public prometheus::Collectable {
  public:
   // source is called at each scrape, one at a time, until Unfollow() returns.
-  void Follow(std::function<EngineStats()> source,
-              const MetricLabels& labels,
-              double price_usd_per_hour);
+  void Follow(std::function<EngineStats()> source, const MetricLabels& labels);
   void Unfollow();
 
   std::vector<prometheus::MetricFamily> Collect() const override;
@@ -34,7 +32,6 @@ class WorkerMetricsPage final : public prometheus::Collectable {
   mutable absl::Mutex mutex_;
   std::function<EngineStats()> source_ ABSL_GUARDED_BY(mutex_);
   MetricLabels labels_ ABSL_GUARDED_BY(mutex_);
-  double price_usd_per_hour_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace facet::worker

@@ -21,7 +21,7 @@ worker::EngineOptions Options(int32_t chunk = 64) {
                         .step_tokens_max = 64,
                         .chunk_tokens_max = chunk,
                         .context_tokens_max = 4096},
-          .price_usd_per_hour = 3.6};
+          .prices = worker::PriceSchedule(3.6)};
 }
 
 worker::SequenceRequest Request(const std::string& id, int prompt, int32_t output) {
@@ -159,10 +159,10 @@ TEST(EngineTest, AFailedStepLosesEverySequenceAndOnlyThose) {
   EXPECT_EQ(lost_before, 1u) << "told of the loss, then of its end";
   EXPECT_EQ(driver.answer("late").tokens, Counted(30, 5));
   const worker::EngineStats stats = driver.engine().Stats();
-  EXPECT_GT(stats.state_ns[static_cast<int>(worker::DeviceState::kFault)], 0);
-  int64_t sum_ns = 0;
-  for (const int64_t ns : stats.state_ns) sum_ns += ns;
-  EXPECT_EQ(sum_ns, stats.held_ns);
+  EXPECT_GT(stats.states[static_cast<int>(worker::DeviceState::kFault)].ns, 0);
+  worker::Spent sum;
+  for (const worker::Spent& spent : stats.states) sum += spent;
+  EXPECT_EQ(sum, stats.held);
 }
 
 TEST(EngineTest, AnEndTakesBackAResumeThatHasNotCome) {
@@ -223,28 +223,22 @@ TEST(EngineTest, EveryNanosecondOfAStepIsChargedAndOnce) {
   EngineDriver driver(Options(), executor);
   for (int i = 0; i < 5; ++i) driver.Submit(Request(StrCat(i), 10 + 31 * i, 20 + i));
   ASSERT_TRUE(driver.RunAll());
-  int64_t charged = 0;
-  int64_t cost = 0;
+  worker::Spent charged;
   for (int i = 0; i < 5; ++i) {
     const Answer& answer = driver.answer(StrCat(i));
-    charged += answer.prefill_ns + answer.decode_ns;
-    cost += answer.cost_nano_usd;
+    charged += {.ns = answer.prefill_ns + answer.decode_ns, .nano_usd = answer.cost_nano_usd};
   }
   const worker::EngineStats stats = driver.engine().Stats();
-  int64_t busy = 0;
-  int64_t held = 0;
+  worker::Spent busy;
+  worker::Spent held;
   for (int i = 0; i < worker::kNumDeviceStates; ++i) {
-    const auto state = static_cast<worker::DeviceState>(i);
-    held += stats.state_ns[i];
-    if (state == worker::DeviceState::kPrefill || state == worker::DeviceState::kDecode ||
-        state == worker::DeviceState::kMixed) {
-      busy += stats.state_ns[i];
-    }
+    held += stats.states[i];
+    if (worker::IsBusy(static_cast<worker::DeviceState>(i))) busy += stats.states[i];
   }
   EXPECT_EQ(charged, busy);
-  EXPECT_EQ(held, stats.held_ns);
-  // 3.6 USD an hour is one nano-USD a microsecond; each account rounds down by less than one.
-  EXPECT_NEAR(static_cast<double>(cost), static_cast<double>(busy) / 1000, 10);
+  EXPECT_EQ(held, stats.held);
+  // 3.6 USD an hour is one nano-USD a microsecond.
+  EXPECT_EQ(held.nano_usd, held.ns / 1000);
 }
 
 TEST(EngineTest, DrainFinishesWhatRunsAndRefusesTheRest) {
@@ -337,10 +331,8 @@ TEST(EngineTest, SettledAccountsSumToTheTotalsOfTheirTenants) {
       EXPECT_NE(account.finish, FinishReason::kNone);
       EXPECT_LE(account.start_unix_ns, account.end_unix_ns);
       worker::TenantUse& sum = sums[account.tenant];
-      sum.prefill_ns += account.prefill_ns;
-      sum.decode_ns += account.decode_ns;
-      sum.prefill_nano_usd += account.prefill_nano_usd;
-      sum.decode_nano_usd += account.decode_nano_usd;
+      sum.prefill += account.prefill;
+      sum.decode += account.decode;
       sum.prompt_tokens += account.num_prompt_tokens;
       sum.output_tokens += account.num_output_tokens;
       int64_t wasted = 0;
@@ -348,20 +340,18 @@ TEST(EngineTest, SettledAccountsSumToTheTotalsOfTheirTenants) {
         wasted += ns;
         wasted_ns[reason] += ns;
       }
-      EXPECT_LE(wasted, account.prefill_ns + account.decode_ns);
+      EXPECT_LE(wasted, account.prefill.ns + account.decode.ns);
       const Answer& answer = driver.answer(account.request_id);
-      EXPECT_GE(account.prefill_ns + account.decode_ns, answer.prefill_ns + answer.decode_ns);
+      EXPECT_GE(account.prefill.ns + account.decode.ns, answer.prefill_ns + answer.decode_ns);
       if (answer.finish == FinishReason::kLength) {
-        EXPECT_EQ(account.prefill_nano_usd + account.decode_nano_usd, answer.cost_nano_usd);
+        EXPECT_EQ(account.prefill.nano_usd + account.decode.nano_usd, answer.cost_nano_usd);
       }
     }
     const worker::EngineStats stats = driver.engine().Stats();
     EXPECT_GT(sums.size(), 1u);
     for (const auto& [tenant, use] : stats.tenants) {
-      EXPECT_EQ(sums[tenant].prefill_ns, use.prefill_ns);
-      EXPECT_EQ(sums[tenant].decode_ns, use.decode_ns);
-      EXPECT_EQ(sums[tenant].prefill_nano_usd, use.prefill_nano_usd);
-      EXPECT_EQ(sums[tenant].decode_nano_usd, use.decode_nano_usd);
+      EXPECT_EQ(sums[tenant].prefill, use.prefill);
+      EXPECT_EQ(sums[tenant].decode, use.decode);
       EXPECT_EQ(sums[tenant].prompt_tokens, use.prompt_tokens);
       EXPECT_EQ(sums[tenant].output_tokens, use.output_tokens);
     }
@@ -381,8 +371,8 @@ TEST(EngineTest, AnAccountIsSettledAfterItsLastFrame) {
   EXPECT_EQ(account.finish, FinishReason::kStop);
   EXPECT_EQ(account.num_prompt_tokens, 10);
   EXPECT_EQ(account.num_output_tokens, 4);
-  EXPECT_EQ(account.decode_ns, answer.decode_ns);
-  EXPECT_EQ(account.prefill_nano_usd + account.decode_nano_usd, answer.cost_nano_usd);
+  EXPECT_EQ(account.decode.ns, answer.decode_ns);
+  EXPECT_EQ(account.prefill.nano_usd + account.decode.nano_usd, answer.cost_nano_usd);
   EXPECT_GT(account.wasted_ns.at("overrun"), 0);
   EXPECT_GE(account.last_token_unix_ns, account.first_token_unix_ns);
   EXPECT_GT(account.end_unix_ns, account.last_token_unix_ns);

@@ -64,7 +64,7 @@ TEST(EngineThreadTest, EveryRequestEndsWhoeverPostsIt) {
         if (i % 5 == 0) {
           engine.CancelRequest(session, StrCat(i), 1, worker::FinishReason::kCancelled, true);
         }
-        EXPECT_GE(engine.Stats().held_ns, 0);
+        EXPECT_GE(engine.Stats().held.ns, 0);
       }
     });
   }
