@@ -119,6 +119,9 @@ class UsageTest(unittest.TestCase):
     def Load(self, **options):
         return [self.pool.submit(self.Generate, number, **options) for number in range(STREAMS)]
 
+    def Batch(self):
+        concurrent.futures.wait([self.pool.submit(self.Generate, number) for number in range(4)])
+
     def AwaitRunning(self, count):
         def Running():
             status = self.servers.client.GetStatus(self.servers.client.New('GetStatusRequest'),
@@ -195,10 +198,9 @@ class UsageTest(unittest.TestCase):
         self.WritePrices([('2020-01-01T00:00:00Z', '3.6'), (Instant(instant), '36')])
         for worker in self.servers.workers:
             worker.process.WaitForEvent('prices file read again', CHANGED_SECONDS_MAX)
-        ends = []
-        while time.time() < instant + 1:
-            ends += [self.pool.submit(self.Generate, number) for number in range(4)]
-            concurrent.futures.wait(ends)
+        while time.time() < instant:
+            self.Batch()
+        self.Batch()  # All of it at the new price.
         self.AwaitSettled()
         self.WritePrices([('2020-01-01T00:00:00+01:00', '1')])
         for worker in self.servers.workers:
@@ -269,14 +271,19 @@ class UsageTest(unittest.TestCase):
             metrics = cluster.Scrape(self.servers.metrics_port)
             return Nano(cluster.Sum(metrics, 'facet_charged_usd_total'))
         def AllThere():
-            return Cost(Records(self.ledger).values()) == Charged()
+            # Of the other worker, too, if a busy machine kept it silent for too long.
+            lost = cluster.Sum(cluster.Scrape(self.servers.metrics_port),
+                               'facet_worker_lost_total', worker='1')
+            cost, charged = Cost(Records(self.ledger).values()), Charged()
+            return cost == charged if lost == 0 else cost >= charged
         cluster.WaitFor(AllThere, 'the ledger is what the router charged', 5)
         records = Records(self.ledger)
         self.assertEqual(len(records), STREAMS)
         lost = [record for record in records.values() if record['settled_by'] == 'router']
         self.assertGreater(len(lost), 0)
-        self.assertEqual({(record['worker'], record['outcome'], record['finish'])
-                          for record in lost}, {('e4b/0', 'UNAVAILABLE', 'lost')})
+        self.assertIn(('e4b/0', 'UNAVAILABLE', 'lost'),
+                      {(record['worker'], record['outcome'], record['finish'])
+                       for record in lost})
         self.assertGreater(Cost(lost), 0)
         self.CheckReportOfLosses()
         # The next life offers what the killed one had settled: no more than before, and no less.
