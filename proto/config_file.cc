@@ -102,6 +102,7 @@ void FillDefaults(v1::ClusterConfig& config) {
   router.set_relay_threads(OrDefault(router.relay_threads(), 1));
   router.set_prepare_threads(OrDefault(router.prepare_threads(), 1));
   router.set_drain_ms_max(OrDefault<int64_t>(router.drain_ms_max(), 30'000));
+  router.set_name(OrDefault<std::string>(router.name(), "router"));
   for (v1::PoolConfig& pool : *config.mutable_pools()) {
     pool.set_device(OrDefault<std::string>(pool.device(), "cpu"));
     pool.set_dtype(OrDefault<std::string>(pool.dtype(), "bf16"));
@@ -139,7 +140,15 @@ Status CheckModels(const v1::ClusterConfig& config, std::set<std::string>& names
   return absl::OkStatus();
 }
 
+// A name that may be part of a file's.
+Status CheckFileName(std::string_view field, const std::string& value) {
+  FACET_RETURN_IF_ERROR(CheckName(field, value));
+  if (value.find('/') == std::string::npos) return absl::OkStatus();
+  return InvalidArgument(field, " is \"", value, "\"; it must not hold a /");
+}
+
 Status CheckRouter(const v1::RouterConfig& router) {
+  FACET_RETURN_IF_ERROR(CheckFileName("router.name", router.name()));
   FACET_RETURN_IF_ERROR(CheckAddress("router.grpc_address", router.grpc_address(), false));
   FACET_RETURN_IF_ERROR(CheckAddress("router.http_address", router.http_address(), true));
   return CheckAddress("router.metrics_address", router.metrics_address(), true);
@@ -272,6 +281,8 @@ void ResolvePaths(std::string_view directory, v1::ClusterConfig& config) {
     if (pool.has_expert_group()) resolve(pool.mutable_expert_group()->mutable_key_file());
   }
   resolve(config.mutable_tenants_file());
+  resolve(config.mutable_ledger_directory());
+  resolve(config.mutable_prices_file());
   if (config.has_worker_tls()) {
     v1::WorkerTls& tls = *config.mutable_worker_tls();
     for (std::string* path :

@@ -5,6 +5,7 @@
 #include <grpcpp/health_check_service_interface.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <functional>
@@ -34,6 +35,7 @@
 #include "worker/engine/warm_up.h"
 #include "worker/executor/model_executor.h"
 #include "worker/executor/rank_group.h"
+#include "worker/service/price_file.h"
 #include "worker/service/worker_metrics.h"
 #include "worker/service/worker_session.h"
 #include "worker/worker_place.h"
@@ -135,7 +137,18 @@ StepModel StepModelOf(const facet::v1::StepModelConfig& config) {
           .predicts = true};
 }
 
+// Empty if no ledger is kept.
+std::string JournalPath(const facet::v1::ClusterConfig& cluster, const WorkerPlace& place) {
+  if (cluster.ledger_directory().empty()) return "";
+  std::string pool = place.pool.name();
+  std::replace(pool.begin(), pool.end(), '/', '_');
+  return StrCat(cluster.ledger_directory(), "/worker-", pool, "-", place.index, ".jsonl");
+}
+
 int32_t OrDefault(int32_t value, int32_t fallback) { return value > 0 ? value : fallback; }
+
+// How long a worker that has drained waits until routers have its last usage records.
+constexpr absl::Duration kLastConfirmation = absl::Seconds(1);
 
 struct Flags {
   std::string config = "cluster.yaml";
@@ -151,7 +164,10 @@ class WorkerProcess {
   WorkerProcess(const facet::v1::ClusterConfig& cluster,
                 const WorkerPlace& place,
                 SignalAction& on_signal)
-      : cluster_(cluster), place_(place), on_signal_(on_signal), service_(clock_) {}
+      : cluster_(cluster),
+        place_(place),
+        on_signal_(on_signal),
+        service_(clock_, {.path = JournalPath(cluster, place)}) {}
 
   ~WorkerProcess() {
     on_signal_.Set([] {});  // What it would have drained goes.
@@ -163,10 +179,11 @@ class WorkerProcess {
     FACET_RETURN_IF_ERROR(Load());
     FACET_RETURN_IF_ERROR(StartEngine());
     FACET_RETURN_IF_ERROR(Describe());
-    page_.Follow([this] { return engine_->Stats(); }, {.pool = pool().name(),
-                                                       .model = place_.model.name(),
-                                                       .device_class = device_class(),
-                                                       .worker = place_.worker_name()});
+    page_.Follow([this] { return engine_->Stats(); }, [this] { return service_.journal().Stats(); },
+                 {.pool = pool().name(),
+                  .model = place_.model.name(),
+                  .device_class = device_class(),
+                  .worker = place_.worker_name()});
     on_signal_.Set([this] { Drain(); });
     if (place_.is_rank()) {
       JoinGroup();
@@ -281,12 +298,15 @@ class WorkerProcess {
     const int32_t longest =
         wanted > 0 ? std::min(wanted, info.context_tokens_max) : info.context_tokens_max;
     FACET_ASSIGN_OR_RETURN(const StepModel step_model, ChooseStepModel(longest));
+    FACET_ASSIGN_OR_RETURN(prices_, PriceFile::Open({.path = cluster_.prices_file(),
+                                                     .device_class = device_class(),
+                                                     .usd_per_hour = pool().price_usd_per_hour()}));
     engine_.emplace(EngineOptions{.scheduler = {.running_max = info.running_max,
                                                 .waiting_max = OrDefault(pool().waiting_max(), 16),
                                                 .step_tokens_max = info.step_tokens_max,
                                                 .chunk_tokens_max = info.step_tokens_max,
                                                 .context_tokens_max = longest},
-                                  .prices = PriceSchedule(pool().price_usd_per_hour()),
+                                  .prices = prices_->prices(),
                                   .step_model = step_model},
                     *executor_, service_, clock_);
     if (engine_->context_tokens_max() < wanted) {
@@ -294,6 +314,9 @@ class WorkerProcess {
                              "; kv_bytes and the model hold at most ",
                              engine_->context_tokens_max());
     }
+    service_.journal().Start();
+    prices_->SetListener([this](PriceSchedule prices) { engine_->SetPrices(std::move(prices)); });
+    prices_->Follow();
     engine_->SetHeldSince(start_ns_);
     engine_->Start();
     return absl::OkStatus();
@@ -312,7 +335,6 @@ class WorkerProcess {
     description_.set_context_tokens_max(engine_->context_tokens_max());
     description_.set_numerics_id(executor_->info().numerics_id);
     description_.set_device_class(device_class());
-    description_.set_price_usd_per_hour(pool().price_usd_per_hour());
     description_.set_num_ranks(share_.num_ranks);
     description_.set_rank(share_.rank);
     if (place_.is_rank()) description_.set_group(pool().name());
@@ -406,8 +428,10 @@ class WorkerProcess {
     if (group_) group_->Leave(for_other_ranks);
     group_.reset();
     page_.Unfollow();
+    service_.journal().AwaitConfirmed(kLastConfirmation);
     service_.Shutdown();
     engine_->Stop();
+    service_.journal().Stop();
     server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(2));
     Log(kInfo, "worker ends", {{"worker", place_.worker_name()}});
   }
@@ -448,6 +472,7 @@ class WorkerProcess {
   const kernels::DeviceStream* stream_ = nullptr;  // The backend's, if it has one.
   std::unique_ptr<ModelExecutor> executor_;
   std::optional<Engine> engine_;
+  std::unique_ptr<PriceFile> prices_;  // After the engine, which it tells.
   v1::DescribeResponse description_;
   std::optional<RankGroup> group_;
 };

@@ -113,6 +113,24 @@ COST = Dashboard(
             Panel("Tokens charged, by kind", "short", "Tokens per second of requests that ended.",
                   {"{{model}} {{kind}}": rate("facet_tokens_total", "model, kind")}, stack=True),
         ]),
+        Row("Is every request in the ledger?", [
+            Panel("Usage records per second, by who settled them", "short",
+                  "router: its worker died, and these are the charges that it had told of.",
+                  {"{{source}}": rate("facet_usage_ledger_records_total", "source")}, stack=True),
+            Panel("Oldest record that waits", "s",
+                  "In a router for its disk, in a worker for a router's confirmation. Some tenths "
+                  "of a second are usual.",
+                  {"router": "max(facet_usage_ledger_lag_seconds)",
+                   "{{pool}}/{{worker}}":
+                   "max by (pool, worker) (facet_usage_journal_lag_seconds)"}),
+            Panel("Records that wait in workers", "short",
+                  "Settled and not confirmed.",
+                  {"{{pool}}/{{worker}}": "max by (pool, worker) (facet_usage_journal_records)"}),
+            Panel("Records given up per second", "short",
+                  "Too many waited: these are in no ledger.",
+                  {"{{pool}}/{{worker}}": rate("facet_usage_journal_dropped_total",
+                                               "pool, worker")}),
+        ]),
     ])
 
 CAPACITY = Dashboard(

@@ -104,9 +104,13 @@ void Engine::ThreadMain() {
   engine_thread_.Rebind();
   while (true) {
     if (Step()) continue;
-    if (inbox_.closed()) return;
+    if (inbox_.closed()) break;
     // Deadlines of waiting sequences cannot pass here: with nothing to compute nothing waits.
     TakeCommands(inbox_.WaitAndDrain());
+  }
+  for (Sequence* seq : scheduler_.Alive()) {
+    CountWaste(*seq, WasteReason(FinishReason::kCancelled));
+    EndNow(*seq, FinishReason::kCancelled);
   }
 }
 
@@ -157,12 +161,14 @@ void Engine::FinishStep() {
     scheduler_.OnStepDone(step.plan);
     ForgetFinished();
     Publish({}, step.step, 0);
+    TellSettled();
     return;
   }
   std::map<uint64_t, StepFrame> frames = Commit(step, result);
   scheduler_.OnStepDone(step.plan);
   ForgetFinished();
   Publish(std::move(frames), step.step, result.device_ns);
+  TellSettled();
 }
 
 std::map<uint64_t, StepFrame> Engine::Commit(const InFlight& step, StepResult& result) {
@@ -194,6 +200,10 @@ TokenDelta Engine::CommitRow(const PlannedChunk& chunk, RowResult& row, const Ch
     delta.finish = FinishReason::kError;
     return delta;
   }
+  SettledAccount& account = accounts_.at(&seq);
+  account.last_token_unix_ns = account.end_unix_ns;  // Bill has set it for this step.
+  if (account.first_token_unix_ns == 0) account.first_token_unix_ns = account.end_unix_ns;
+  ++account.num_output_tokens;
   seq.Append(row.token);
   delta.token_ids.push_back(row.token);
   if (request.sampling.num_logprobs > 0) delta.logprobs.push_back(std::move(row));
@@ -249,14 +259,15 @@ void Engine::Bill(const PlannedChunk& chunk, const Charge& charge, EngineStats& 
   const Sequence& seq = *chunk.sequence;
   const auto it = accounts_.find(&seq);
   FACET_CHECK(it != accounts_.end());
-  Account& account = it->second;
+  SettledAccount& account = it->second;
+  account.end_unix_ns = clock_.UnixNs();
   TenantUse& use = stats.tenants[seq.request().tenant];
   (charge.is_decode ? account.decode : account.prefill) += charge.spent;
   (charge.is_decode ? use.decode : use.prefill) += charge.spent;
   const auto waste = [&](const char* reason, int64_t ns) {
     if (ns == 0) return;
     stats.wasted_ns[reason] += ns;
-    account.wasted_ns += ns;
+    account.wasted_ns[reason] += ns;
   };
   if (seq.state == SequenceState::kFinished) {
     waste("overrun", charge.spent.ns);  // It was planned before its end was known.
@@ -267,9 +278,10 @@ void Engine::Bill(const PlannedChunk& chunk, const Charge& charge, EngineStats& 
 }
 
 void Engine::CountWaste(const Sequence& seq, const char* reason) {
-  Account& account = accounts_[&seq];
-  const int64_t ns = account.prefill.ns + account.decode.ns - account.wasted_ns;
-  account.wasted_ns += ns;
+  SettledAccount& account = accounts_.at(&seq);
+  int64_t ns = account.prefill.ns + account.decode.ns;
+  for (const auto& [before, wasted_ns] : account.wasted_ns) ns -= wasted_ns;
+  account.wasted_ns[reason] += ns;
   stats_.Update([&](EngineStats& stats) { stats.wasted_ns[reason] += ns; });
 }
 
@@ -323,7 +335,7 @@ void Engine::OnCommand(SequenceRequest& request) {
     sink_.OnRefusal(std::move(refusal));
     return;
   }
-  accounts_[scheduler_.Find(session_id, id)] = Account{};
+  accounts_[scheduler_.Find(session_id, id)] = {.start_unix_ns = clock_.UnixNs()};
   stats_.Update([&](EngineStats& stats) {
     stats.tenants[tenant].prompt_tokens += prompt_tokens;
     stats.load.prompt_tokens_total += prompt_tokens;
@@ -410,17 +422,32 @@ void Engine::EndNow(Sequence& seq, FinishReason reason) {
   scheduler_.Finish(seq, reason);
   ForgetFinished();
   const auto session = sessions_.find(frame.session_id);
-  if (session == sessions_.end()) return;
-  frame.credits = Grant(session->second);
-  frame.load = CurrentLoad();
-  sink_.OnStepFrame(std::move(frame));
+  if (session != sessions_.end()) {
+    frame.credits = Grant(session->second);
+    frame.load = CurrentLoad();
+    sink_.OnStepFrame(std::move(frame));
+  }
+  TellSettled();
 }
 
 void Engine::ForgetFinished() {
   for (const std::unique_ptr<Sequence>& seq : scheduler_.TakeFinished()) {
-    accounts_.erase(seq.get());
+    SettledAccount account = std::move(accounts_.extract(seq.get()).mapped());
+    account.session_id = seq->request().session_id;
+    account.request_id = seq->id();
+    account.epoch = seq->request().epoch;
+    account.tenant = seq->request().tenant;
+    account.finish = seq->finish;
+    account.num_prompt_tokens = seq->num_prompt_tokens();
+    if (account.end_unix_ns == 0) account.end_unix_ns = clock_.UnixNs();
+    settled_.push_back(std::move(account));
     stats_.Update([&](EngineStats& stats) { ++stats.finished[NameOf(seq->finish)]; });
   }
+}
+
+void Engine::TellSettled() {
+  for (SettledAccount& account : settled_) sink_.OnSettled(std::move(account));
+  settled_.clear();
 }
 
 // Free places and a prompt budget, divided among sessions. Totals never go back: what was granted

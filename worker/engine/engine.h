@@ -69,7 +69,7 @@ class Engine {
   void Suspend(Status cause);
   void Resume(std::function<void()> on_resumed);
 
-  // Ends the thread after the steps in flight; sequences that run are dropped.
+  // Ends the thread after the steps in flight; sequences that run are cancelled and settled.
   void Stop();
 
   // The longest prompt plus output that is accepted.
@@ -142,13 +142,6 @@ class Engine {
     Credits granted;
   };
 
-  // What a sequence was charged so far.
-  struct Account {
-    Spent prefill;
-    Spent decode;
-    int64_t wasted_ns = 0;  // Of both, what is counted as waste already.
-  };
-
   void ThreadMain();
   void TakeCommands(std::vector<Command> commands);
   void OnCommand(SequenceRequest& request);
@@ -178,6 +171,8 @@ class Engine {
   void Bill(const PlannedChunk& chunk, const Charge& charge, EngineStats& stats);
   // What the sequence was charged so far came to nothing.
   void CountWaste(const Sequence& seq, const char* reason);
+  // Tells the sink of the accounts that were closed, after the frames with their last charges.
+  void TellSettled();
 
   const EngineOptions options_;
   Executor& executor_;
@@ -188,7 +183,8 @@ class Engine {
   Scheduler scheduler_;
   std::deque<InFlight> in_flight_;
   std::map<uint64_t, Session> sessions_;
-  std::map<const Sequence*, Account> accounts_;
+  std::map<const Sequence*, SettledAccount> accounts_;
+  std::vector<SettledAccount> settled_;  // Closed, and the sink not told yet.
   uint64_t num_steps_ = 0;
   bool draining_ = false;
   bool suspended_ = false;

@@ -1,5 +1,6 @@
 #include "worker/service/worker_metrics.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "metrics_registry.h"
@@ -23,7 +24,9 @@ const char* IdleReason(DeviceState state) {
   }
 }
 
-WorkerMetrics MetricsOf(const EngineStats& stats, const MetricLabels& labels) {
+WorkerMetrics MetricsOf(const EngineStats& stats,
+                        const UsageJournalStats& journal,
+                        const MetricLabels& labels) {
   const auto& [pool, model, device_class, worker] = labels;
   WorkerMetrics metrics;
   metrics.device_held.At(pool, model, device_class, worker).Add(stats.held.ns);
@@ -69,27 +72,36 @@ WorkerMetrics MetricsOf(const EngineStats& stats, const MetricLabels& labels) {
   metrics.sequences.At(model, pool, worker, "waiting").Set(load.sequences_waiting);
   metrics.kv_used.At(model, pool, worker).Set(static_cast<double>(load.kv_bytes_used));
   metrics.kv_capacity.At(model, pool, worker).Set(static_cast<double>(load.kv_bytes_total));
+  const int64_t lag_ns =
+      journal.oldest_unix_ns == 0 ? 0 : Clock::Real().UnixNs() - journal.oldest_unix_ns;
+  metrics.usage_unconfirmed.At(pool, worker).Set(static_cast<double>(journal.unconfirmed));
+  metrics.usage_lag.At(pool, worker).Set(static_cast<double>(std::max<int64_t>(lag_ns, 0)) / 1e9);
+  metrics.usage_dropped.At(pool, worker).Add(journal.dropped);
   return metrics;
 }
 
 }  // namespace
 
-void WorkerMetricsPage::Follow(std::function<EngineStats()> source, const MetricLabels& labels) {
+void WorkerMetricsPage::Follow(std::function<EngineStats()> source,
+                               std::function<UsageJournalStats()> journal,
+                               const MetricLabels& labels) {
   absl::MutexLock lock(&mutex_);
   source_ = std::move(source);
+  journal_ = std::move(journal);
   labels_ = labels;
 }
 
 void WorkerMetricsPage::Unfollow() {
   absl::MutexLock lock(&mutex_);
   source_ = nullptr;
+  journal_ = nullptr;
 }
 
 std::vector<prometheus::MetricFamily> WorkerMetricsPage::Collect() const {
   absl::MutexLock lock(&mutex_);
   std::vector<prometheus::MetricFamily> out;
   if (source_) {
-    MetricsOf(source_(), labels_).CollectInto(out);
+    MetricsOf(source_(), journal_(), labels_).CollectInto(out);
   } else {
     WorkerMetrics().CollectInto(out);
   }

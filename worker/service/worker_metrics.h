@@ -9,6 +9,7 @@
 
 #include "absl/synchronization/mutex.h"
 #include "worker/engine/engine_stats.h"
+#include "worker/service/usage_journal.h"
 
 namespace facet::worker {
 
@@ -22,8 +23,10 @@ struct MetricLabels {
 // What a scrape sees: nothing until there is an engine to follow, then its totals as they are.
 class WorkerMetricsPage final : public prometheus::Collectable {
  public:
-  // source is called at each scrape, one at a time, until Unfollow() returns.
-  void Follow(std::function<EngineStats()> source, const MetricLabels& labels);
+  // The sources are called at each scrape, one at a time, until Unfollow() returns.
+  void Follow(std::function<EngineStats()> source,
+              std::function<UsageJournalStats()> journal,
+              const MetricLabels& labels);
   void Unfollow();
 
   std::vector<prometheus::MetricFamily> Collect() const override;
@@ -31,6 +34,7 @@ class WorkerMetricsPage final : public prometheus::Collectable {
  private:
   mutable absl::Mutex mutex_;
   std::function<EngineStats()> source_ ABSL_GUARDED_BY(mutex_);
+  std::function<UsageJournalStats()> journal_ ABSL_GUARDED_BY(mutex_);
   MetricLabels labels_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
 #include <random>
+#include <set>
 
 #include "tests/support/counting_executor.h"
 #include "tests/support/engine_driver.h"
@@ -75,6 +77,8 @@ TEST(EngineTest, CommittedTokensAreNotGivenAgain) {
     }
 
     void OnRefusal(worker::Refusal) override { FAIL(); }
+
+    void OnSettled(worker::SettledAccount) override {}
 
     void OnLost(const Status&) override { FAIL(); }
 
@@ -317,6 +321,91 @@ TEST(EngineTest, RandomTrafficInSmallPoolsEndsWell) {
     }
     EXPECT_EQ(driver.engine().Stats().load.kv_bytes_used, 0);
   }
+}
+
+// Ends of every kind at random: what was settled is what the tenants were charged, and what the
+// frames of open sessions said, each sequence once.
+TEST(EngineTest, SettledAccountsSumToTheTotalsOfTheirTenants) {
+  for (uint32_t seed = 0; seed < 40; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937 random(seed);
+    const bool group_ends = seed % 3 == 0;
+    CountingExecutor executor({.num_slabs = 12 + static_cast<int64_t>(random() % 20),
+                               .device_ns = 1'000'003,
+                               .fail_step = group_ends ? 60 : -1});
+    EngineDriver driver(Options(1 + static_cast<int32_t>(random() % 64)), executor);
+    const int32_t longest = driver.engine().context_tokens_max();
+    for (int i = 0; i < 30; ++i) {
+      worker::SequenceRequest request = Request(StrCat(i), 1 + static_cast<int>(random() % 60),
+                                                1 + static_cast<int32_t>(random() % 40));
+      request.tenant = StrCat("tenant-", i % 3);
+      if (i % 7 == 3) request.deadline_unix_ns = Clock::Real().UnixNs() + 200'000;
+      ASSERT_LE(100, longest);
+      driver.Submit(std::move(request));
+      for (uint32_t step = random() % 10; step > 0; --step) driver.engine().Step();
+      if (random() % 4 == 0) {
+        driver.engine().CancelRequest(EngineDriver::kSession, StrCat(random() % (i + 1)), 1,
+                                      FinishReason::kCancelled, true);
+      }
+      if (random() % 16 == 0) {
+        driver.engine().CloseSession(EngineDriver::kSession);
+        driver.engine().OpenSession(EngineDriver::kSession);
+      }
+    }
+    ASSERT_TRUE(driver.RunAll(200'000));
+    std::map<std::string, worker::TenantUse> sums;
+    std::map<std::string, int64_t> wasted_ns;
+    std::set<std::string> ids;
+    for (const worker::SettledAccount& account : driver.settled()) {
+      EXPECT_TRUE(ids.insert(account.request_id).second) << account.request_id;
+      EXPECT_NE(account.finish, FinishReason::kNone);
+      EXPECT_LE(account.start_unix_ns, account.end_unix_ns);
+      worker::TenantUse& sum = sums[account.tenant];
+      sum.prefill += account.prefill;
+      sum.decode += account.decode;
+      sum.prompt_tokens += account.num_prompt_tokens;
+      sum.output_tokens += account.num_output_tokens;
+      int64_t wasted = 0;
+      for (const auto& [reason, ns] : account.wasted_ns) {
+        wasted += ns;
+        wasted_ns[reason] += ns;
+      }
+      EXPECT_LE(wasted, account.prefill.ns + account.decode.ns);
+      const Answer& answer = driver.answer(account.request_id);
+      EXPECT_GE(account.prefill.ns + account.decode.ns, answer.prefill_ns + answer.decode_ns);
+      if (answer.finish == FinishReason::kLength) {
+        EXPECT_EQ(account.prefill.nano_usd + account.decode.nano_usd, answer.cost_nano_usd);
+      }
+    }
+    const worker::EngineStats stats = driver.engine().Stats();
+    EXPECT_GT(sums.size(), 1u);
+    for (const auto& [tenant, use] : stats.tenants) {
+      EXPECT_EQ(sums[tenant].prefill, use.prefill);
+      EXPECT_EQ(sums[tenant].decode, use.decode);
+      EXPECT_EQ(sums[tenant].prompt_tokens, use.prompt_tokens);
+      EXPECT_EQ(sums[tenant].output_tokens, use.output_tokens);
+    }
+    for (const auto& [reason, ns] : stats.wasted_ns) EXPECT_EQ(wasted_ns[reason], ns) << reason;
+  }
+}
+
+TEST(EngineTest, AnAccountIsSettledAfterItsLastFrame) {
+  CountingExecutor executor({});
+  EngineDriver driver(Options(), executor);
+  worker::SequenceRequest request = Request("a", 10, 40);
+  request.stop_ids = {13};  // The step after it is under way by then.
+  driver.Submit(std::move(request));
+  while (driver.settled().empty()) ASSERT_TRUE(driver.engine().Step());
+  const worker::SettledAccount& account = driver.settled()[0];
+  const Answer& answer = driver.answer("a");
+  EXPECT_EQ(account.finish, FinishReason::kStop);
+  EXPECT_EQ(account.num_prompt_tokens, 10);
+  EXPECT_EQ(account.num_output_tokens, 4);
+  EXPECT_EQ(account.decode.ns, answer.decode_ns);
+  EXPECT_EQ(account.prefill.nano_usd + account.decode.nano_usd, answer.cost_nano_usd);
+  EXPECT_GT(account.wasted_ns.at("overrun"), 0);
+  EXPECT_GE(account.last_token_unix_ns, account.first_token_unix_ns);
+  EXPECT_GT(account.end_unix_ns, account.last_token_unix_ns);
 }
 
 TEST(EngineTest, CreditsGrowAsRequestsEnd) {

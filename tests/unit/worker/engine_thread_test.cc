@@ -24,6 +24,8 @@ class CountingSink final : public worker::EngineSink {
     ++num_ended_;
   }
 
+  void OnSettled(worker::SettledAccount) override {}
+
   void OnLost(const Status& cause) override { FAIL() << MessageOf(cause); }
 
   void AwaitEnded(int count) {

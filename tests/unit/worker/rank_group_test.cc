@@ -116,6 +116,8 @@ class Sink final : public worker::EngineSink {
 
   void OnRefusal(worker::Refusal refusal) override { ADD_FAILURE() << refusal.status; }
 
+  void OnSettled(worker::SettledAccount) override {}
+
   void OnLost(const Status& cause) override {
     absl::MutexLock lock(&mutex_);
     lost_.push_back(MessageOf(cause));

@@ -16,7 +16,7 @@ TEST(WorkerMetricsPageTest, ExportsEveryStateOfTheEngineAsItIsAtTheScrape) {
   EXPECT_THAT(MetricsText(page), Not(HasSubstr("state=")));
 
   EngineStats stats;
-  page.Follow([&stats] { return stats; },
+  page.Follow([&stats] { return stats; }, [] { return UsageJournalStats{}; },
               {.pool = "p", .model = "m", .device_class = "cpu", .worker = "p/0"});
   const std::string labels = R"({pool="p",model="m",device_class="cpu",worker="p/0",state=)";
   for (const char* state :
