@@ -100,7 +100,7 @@ Status UsageLedger::Open() {
 // A record that is offered again has the day that it had: only that file can hold it.
 Status UsageLedger::ReadDay(const std::string& path) {
   if (files_read_.contains(path)) return absl::OkStatus();
-  const Status read = ForEachLine(path, [this](std::string_view line) {
+  Status read = ForEachLine(path, [this](std::string_view line) {
     const StatusOr<UsageRecord> record = ParseUsageLine(line);
     if (record.ok()) Remember(*record);
   });

@@ -115,7 +115,7 @@ Status UsageJournal::Open() {
   FACET_ASSIGN_OR_RETURN(std::unique_ptr<FileLock> lock, FileLock::Take(options_.path + ".lock"));
   std::map<std::string, UsageRecord> left;
   size_t unreadable = 0;
-  const Status read = ForEachLine(options_.path, [&](std::string_view line) {
+  Status read = ForEachLine(options_.path, [&](std::string_view line) {
     const auto object = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (object.is_object() && object.contains("confirmed") && object["confirmed"].is_array()) {
       for (const auto& key : object["confirmed"]) {

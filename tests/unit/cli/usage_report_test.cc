@@ -75,7 +75,9 @@ TEST_F(UsageReportTest, RowsSplitTheTotal) {
   for (const auto& [values, row] : report.rows) sum += row.nano_usd;
   EXPECT_EQ(sum, report.total.nano_usd);
   EXPECT_THAT(UsageTable(report, query),
-              HasSubstr("total                    3             30             12  0.000012000  "
+              HasSubstr("y       prefill         2             20              0  0.000002000  "
+                        "0.000000002      -\n"
+                        "total                   3             30             12  0.000012000  "
                         "0.000000023  10.0%\n"));
   EXPECT_THAT(UsageJsonLines(report, query),
               HasSubstr(R"({"tenant":"x","phase":"decode","requests":1,"prompt_tokens":0,)"
