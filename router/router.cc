@@ -35,6 +35,12 @@ std::vector<WorkerConfig> WorkersOf(const v1::ClusterConfig& config,
   return workers;
 }
 
+std::map<std::string, v1::SloConfig> SlosOf(const v1::ClusterConfig& config) {
+  std::map<std::string, v1::SloConfig> slos;
+  for (const v1::ModelConfig& model : config.models()) slos[model.name()] = model.slo();
+  return slos;
+}
+
 }  // namespace
 
 StatusOr<std::unique_ptr<Router>> Router::Create(const v1::ClusterConfig& config,
@@ -60,7 +66,8 @@ Router::Router(const v1::ClusterConfig& config,
     : cluster_(config.name()),
       clock_(clock),
       started_ns_(clock.NowNs()),
-      models_(std::move(models)) {
+      models_(std::move(models)),
+      ledger_(metrics_, SlosOf(config)) {
   const v1::RouterConfig& router = config.router();
   for (int i = 0; i < std::max(router.relay_threads(), 1); ++i) {
     shards_.push_back(

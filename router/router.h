@@ -115,7 +115,7 @@ class Router final : public WorkerLinkListener, public RelayPorts, public Reques
   const std::vector<ServedModel> models_;
   std::atomic<bool> draining_{false};
   MetricsPage<RouterMetrics> metrics_;
-  Ledger ledger_{metrics_};
+  Ledger ledger_;
   std::function<void(const FleetSnapshot&)> snapshot_listener_;
   std::vector<std::unique_ptr<RelayShard>> shards_;
   std::unique_ptr<RequestPath> request_path_;
