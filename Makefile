@@ -6,7 +6,8 @@
 #   make build   the release binaries under build/release/bin
 #   make bench   long benchmarks; results belong in tests/bench/RESULTS.md
 #   make gpu     what a machine with a GPU needs to run tests/gpu/run.sh; wants nvcc of CUDA 13 here
-#   make soak    what takes long or leans on timing: the gloo communicator, ten times over
+#   make soak    what takes long or leans on timing: the gloo communicator, ten times over, and ten
+#                minutes of sums of time and money under load
 #   make lint    clang-format and clang-tidy over every file
 .PHONY: demo test check up build bench gpu lint fuzz soak
 
@@ -55,3 +56,5 @@ soak:
 	@cmake --preset dev >/dev/null
 	@ninja -C build/dev
 	@ctest --test-dir build/dev -L soak --repeat until-fail:10 --output-on-failure
+	@cd tests/e2e && FACET_BIN=$(CURDIR)/build/dev/bin FACET_CONSERVATION_SECONDS=600 \
+	  $(CURDIR)/build/venv/bin/python conservation_test.py

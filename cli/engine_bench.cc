@@ -63,6 +63,8 @@ class BenchSink final : public worker::EngineSink {
 
   void OnRefusal(worker::Refusal refusal) override { refused = refusal.status; }
 
+  void OnSettled(worker::SettledAccount) override {}
+
   void OnLost(const Status& cause) override { refused = cause; }
 
   int64_t all_started_at = 0;  // Tokens after which every sequence has its first.

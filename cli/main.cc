@@ -13,6 +13,7 @@
 #include "cli/status_command.h"
 #include "cli/tokenize_command.h"
 #include "cli/up_command.h"
+#include "cli/usage_command.h"
 
 namespace facet {
 namespace {
@@ -24,6 +25,7 @@ int Main(int argc, char** argv) {
   AddChatCommand(app);
   AddGenerateCommand(app);
   AddStatusCommand(app);
+  AddUsageCommand(app);
   AddKeysCommand(app);
   AddModelCommand(app);
   AddBenchCommand(app);

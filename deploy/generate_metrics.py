@@ -30,7 +30,7 @@ def parse(path):
             if key not in KEYS or key in current[-1]:
                 raise SystemExit(f"{path}:{number}: {key} is not known or stands twice")
             if value.startswith("["):
-                value = [item.strip() for item in value.strip("[]").split(",")]
+                value = [item.strip() for item in value.strip("[]").split(",") if item.strip()]
             current[-1][key] = value
         else:
             raise SystemExit(f"{path}:{number}: cannot read this line: {line}")

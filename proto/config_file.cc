@@ -30,6 +30,11 @@ constexpr NumberBound kBounds[] = {
     {"facet.v1.PoolConfig.waiting_max", 0, 65'536},
     {"facet.v1.PoolConfig.price_usd_per_hour", 0, 100'000},
     {"facet.v1.PoolConfig.drain_ms_max", 0, 3'600'000},
+    {"facet.v1.StepModelConfig.base_ns", 0, 1'000'000'000'000},
+    {"facet.v1.StepModelConfig.prefill_token_ns", 0, 1'000'000'000'000},
+    {"facet.v1.StepModelConfig.prefill_token_context_ns", 0, 1'000'000'000'000},
+    {"facet.v1.StepModelConfig.decode_row_ns", 0, 1'000'000'000'000},
+    {"facet.v1.StepModelConfig.decode_context_ns", 0, 1'000'000'000'000},
     {"facet.v1.ExpertGroupConfig.ranks", 0, 8},
     {"facet.v1.ExpertGroupConfig.step_ms_max", 0, 3'600'000},
 };
@@ -99,6 +104,7 @@ void FillDefaults(v1::ClusterConfig& config) {
   router.set_relay_threads(OrDefault(router.relay_threads(), 1));
   router.set_prepare_threads(OrDefault(router.prepare_threads(), 1));
   router.set_drain_ms_max(OrDefault<int64_t>(router.drain_ms_max(), 30'000));
+  router.set_name(OrDefault<std::string>(router.name(), "router"));
   for (v1::ModelConfig& model : *config.mutable_models()) {
     v1::SloConfig& slo = *model.mutable_slo();
     slo.set_ttft_ms_max(OrDefault<int64_t>(slo.ttft_ms_max(), 2'000));
@@ -141,7 +147,15 @@ Status CheckModels(const v1::ClusterConfig& config, std::set<std::string>& names
   return absl::OkStatus();
 }
 
+// A name that may be part of a file's.
+Status CheckFileName(std::string_view field, const std::string& value) {
+  FACET_RETURN_IF_ERROR(CheckName(field, value));
+  if (value.find('/') == std::string::npos) return absl::OkStatus();
+  return InvalidArgument(field, " is \"", value, "\"; it must not hold a /");
+}
+
 Status CheckRouter(const v1::RouterConfig& router) {
+  FACET_RETURN_IF_ERROR(CheckFileName("router.name", router.name()));
   FACET_RETURN_IF_ERROR(CheckAddress("router.grpc_address", router.grpc_address(), false));
   FACET_RETURN_IF_ERROR(CheckAddress("router.http_address", router.http_address(), true));
   return CheckAddress("router.metrics_address", router.metrics_address(), true);
@@ -274,6 +288,8 @@ void ResolvePaths(std::string_view directory, v1::ClusterConfig& config) {
     if (pool.has_expert_group()) resolve(pool.mutable_expert_group()->mutable_key_file());
   }
   resolve(config.mutable_tenants_file());
+  resolve(config.mutable_ledger_directory());
+  resolve(config.mutable_prices_file());
   if (config.has_worker_tls()) {
     v1::WorkerTls& tls = *config.mutable_worker_tls();
     for (std::string* path :

@@ -112,6 +112,18 @@ StatusOr<std::shared_ptr<grpc::ChannelCredentials>> WorkerChannelCredentials(
   return tls::TlsCredentials(options);
 }
 
+std::shared_ptr<grpc::ChannelCredentials> HealthChannelCredentials(const v1::WorkerTls* files) {
+  tls::TlsChannelCredentialsOptions options;
+  options.set_verify_server_certs(false);
+  options.set_check_call_host(false);
+  options.set_certificate_verifier(std::make_shared<tls::NoOpCertificateVerifier>());
+  if (files != nullptr) {
+    options.set_certificate_provider(Watch(*files));
+    options.watch_identity_key_cert_pairs();
+  }
+  return tls::TlsCredentials(options);
+}
+
 StatusOr<std::shared_ptr<grpc::ServerCredentials>> RouterServerCredentials(
     const v1::RouterConfig& router) {
   if (!router.has_tls()) return grpc::InsecureServerCredentials();

@@ -1,4 +1,6 @@
 // facet-router: reads the cluster's config, serves, and on SIGTERM or SIGINT drains and ends.
+#include <grpcpp/grpcpp.h>
+
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
@@ -8,11 +10,15 @@
 
 #include "base/log.h"
 #include "proto/config_file.h"
+#include "proto/grpc_health.h"
 #include "proto/grpc_log.h"
+#include "proto/grpc_tls.h"
 #include "router/router_server.h"
 
 namespace facet::router {
 namespace {
+
+constexpr absl::Duration kHealthTimeout = absl::Seconds(4);
 
 struct Flags {
   std::string config;
@@ -20,6 +26,8 @@ struct Flags {
   std::string http_address;
   std::string metrics_address;
   std::string log_level = "info";
+  bool check_config = false;
+  bool health = false;
 };
 
 uint64_t RandomSeed() {
@@ -52,6 +60,13 @@ Status Serve(const Flags& flags) {
   if (!flags.grpc_address.empty()) router.set_grpc_address(flags.grpc_address);
   if (!flags.http_address.empty()) router.set_http_address(flags.http_address);
   if (!flags.metrics_address.empty()) router.set_metrics_address(flags.metrics_address);
+  if (flags.check_config) return absl::OkStatus();
+  if (flags.health) {
+    return CheckServing(
+        router.grpc_address(),
+        router.has_tls() ? HealthChannelCredentials(nullptr) : grpc::InsecureChannelCredentials(),
+        kHealthTimeout);
+  }
   RouterOptions options;
   options.random_seed = RandomSeed();
   FACET_ASSIGN_OR_RETURN(const auto server, RouterServer::Start(config, options));
@@ -76,6 +91,10 @@ int Main(int argc, char** argv) {
   app.add_option("--http-address", flags.http_address, "host:port or off, likewise");
   app.add_option("--metrics-address", flags.metrics_address, "host:port or off, likewise");
   app.add_option("--log-level", flags.log_level, "debug, info, warning or error");
+  app.add_flag("--check-config", flags.check_config,
+               "Reads config and flags, says what is wrong, ends");
+  app.add_flag("--health", flags.health,
+               "Asks the router that runs with these flags; exit status 0 if it serves");
   CLI11_PARSE(app, argc, argv);
   const Status status = Serve(flags);
   if (status.ok()) return 0;

@@ -19,9 +19,6 @@ using worker::v1::TokenDelta;
 // Events that wait: each request brings a handful, and both requests and unread frames are bounded.
 constexpr size_t kInboxMax = 1 << 20;
 
-// Requests whose late charges are still known; more than end within a second.
-constexpr size_t kEndedMax = 4096;
-
 double Ms(int64_t ns) { return static_cast<double>(ns) / 1e6; }
 
 template <typename... Cases>
@@ -71,6 +68,7 @@ void RelayShard::Turn(std::vector<RelayEvent> events) {
     std::visit(Overloaded{[this](std::unique_ptr<LiveRequest>& it) { OnRegister(std::move(it)); },
                           [this](const RequestDispatched& it) { OnDispatched(it); },
                           [this](const FrameArrived& it) { OnStepFrame(it); },
+                          [this](SettledArrived& it) { OnSettled(it); },
                           [this](const SubmitWasRefused& it) { OnRefused(it); },
                           [this](const ClientGone& it) { OnClientGone(it.request_id); },
                           [this](const EndRequest& it) {
@@ -89,6 +87,7 @@ void RelayShard::Turn(std::vector<RelayEvent> events) {
 // All that one engine step brought for the requests of this shard.
 void RelayShard::OnStepFrame(const FrameArrived& arrived) {
   for (const TokenDelta& delta : arrived.frame.deltas()) {
+    accounts_.Charge(delta, clock_.UnixNs());
     LiveRequest* request = Find(delta.request_id());
     if (request == nullptr) {
       TakeLate(delta);
@@ -117,11 +116,11 @@ void RelayShard::OnStepFrame(const FrameArrived& arrived) {
 // The request ended while the worker was on its way: cancelled, overdue or stopped here, or a step
 // that was planned before the worker saw the end. Its charge counts all the same.
 void RelayShard::TakeLate(const TokenDelta& delta) {
-  const auto payer = ended_.find(delta.request_id());
-  if (payer == ended_.end()) {
+  const EndedRequest* payer = accounts_.FindEnded(delta.request_id());
+  if (payer == nullptr) {
     metrics_.Write()->frames_dropped.At("unknown_request").Add(1);
   } else if (delta.cost_nano_usd() != 0) {
-    ledger_.ChargeLate(payer->second.model, payer->second.tenant, delta.cost_nano_usd());
+    ledger_.ChargeLate(payer->model, payer->tenant, delta.cost_nano_usd());
   }
 }
 
@@ -272,7 +271,28 @@ void RelayShard::QueueAgain(LiveRequest& request) {
   ports_.Requeue(request.request);
 }
 
+// Of a request that lives, or that ended while it was being sent.
+void RelayShard::OpenAccount(const RequestDispatched& dispatched) {
+  const LiveRequest* request = Find(dispatched.request_id);
+  const EndedRequest* ended = accounts_.FindEnded(dispatched.request_id);
+  if (request == nullptr && ended == nullptr) return;
+  v1::UsageRecord record;
+  record.set_request_id(dispatched.request_id);
+  record.set_epoch(dispatched.epoch);
+  record.set_worker_epoch(dispatched.worker_epoch);
+  record.set_tenant(request != nullptr ? request->request.tenant : ended->tenant);
+  record.set_model(request != nullptr ? request->request.model->name : ended->model);
+  record.set_worker(dispatched.worker_name);
+  record.set_device_class(dispatched.device_class);
+  record.set_numerics_id(dispatched.numerics_id);
+  record.set_prompt_tokens(request != nullptr ? request->request.submit.prompt_ids_size()
+                                              : ended->prompt_tokens);
+  record.set_start_unix_ns(clock_.UnixNs());
+  accounts_.Open(dispatched.worker, dispatched.session, std::move(record));
+}
+
 void RelayShard::OnDispatched(const RequestDispatched& dispatched) {
+  OpenAccount(dispatched);
   LiveRequest* request = Find(dispatched.request_id);
   if (request == nullptr || request->log.epoch() != dispatched.epoch) {
     RouterMessage message;  // It ended while it was being sent.
@@ -296,9 +316,17 @@ void RelayShard::OnDispatched(const RequestDispatched& dispatched) {
   }
 }
 
+// Accounts are complete now: what the worker charged, and how the answer ended.
+void RelayShard::OnSettled(SettledArrived& arrived) {
+  ports_.FrameDone(arrived.worker, arrived.session);
+  for (v1::UsageRecord& record : arrived.records) accounts_.Settle(record);
+  ports_.Settle(std::move(arrived.records), arrived.worker, arrived.session);
+}
+
 void RelayShard::OnRefused(const SubmitWasRefused& arrived) {
   ports_.FrameDone(arrived.worker, arrived.session);
   const worker::v1::SubmitRefused& refused = arrived.refused;
+  accounts_.Drop(refused.request_id(), refused.epoch());
   LiveRequest* request = Find(refused.request_id());
   if (request == nullptr || request->log.epoch() != refused.epoch() ||
       request->state != LiveRequest::State::kRunning) {
@@ -353,6 +381,10 @@ void RelayShard::OnWorkerLost(const WorkerLost& lost) {
         request->accepted_sent ? status : WithRetryAfter(status, options_.lost_retry_after_ms),
         v1::FINISH_REASON_UNSPECIFIED);
   }
+  // If the worker lives it will settle them itself, and its records go before these.
+  std::vector<v1::UsageRecord> records =
+      accounts_.TakeLost(lost.worker, lost.session, clock_.UnixNs());
+  if (!records.empty()) ports_.Settle(std::move(records), /*worker=*/-1, /*session=*/0);
 }
 
 void RelayShard::OnEndAll(const EndAll& end) {
@@ -420,17 +452,13 @@ void RelayShard::End(LiveRequest& request, const Status& status, v1::FinishReaso
                   .finish_reason = reason,
                   .usage = UsageOf(request)});
   request.stream->End(status);
-  if (dispatched) Remember(request);
+  accounts_.End(request.id(), {.model = model,
+                               .tenant = request.request.tenant,
+                               .prompt_tokens = request.request.submit.prompt_ids_size(),
+                               .epoch = request.log.epoch(),
+                               .outcome = CodeName(status.code())});
   live_.erase(request.id());
   ports_.RequestEnded();
-}
-
-void RelayShard::Remember(const LiveRequest& request) {
-  ended_[request.id()] = {request.request.model->name, request.request.tenant};
-  ended_ids_.push_back(request.id());
-  if (ended_ids_.size() <= kEndedMax) return;
-  ended_.erase(ended_ids_.front());
-  ended_ids_.pop_front();
 }
 
 v1::Usage RelayShard::UsageOf(const LiveRequest& request) const {

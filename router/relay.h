@@ -7,7 +7,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -21,6 +20,7 @@
 #include "facet/worker/v1/worker.pb.h"
 #include "metrics_registry.h"
 #include "router/accounting/ledger.h"
+#include "router/accounting/open_accounts.h"
 #include "router/answer_stream.h"
 #include "router/answer_text.h"
 #include "router/queued_request.h"
@@ -70,6 +70,8 @@ struct RequestDispatched {
   uint64_t session = 0;
   std::string worker_name;
   std::string numerics_id;
+  uint64_t worker_epoch = 0;
+  std::string device_class;
 };
 
 // All of a step frame that concerns this shard.
@@ -77,6 +79,13 @@ struct FrameArrived {
   int worker = 0;
   uint64_t session = 0;
   worker::v1::StepFrame frame;
+};
+
+// Records that a worker offers, of this shard's requests.
+struct SettledArrived {
+  int worker = 0;
+  uint64_t session = 0;
+  std::vector<v1::UsageRecord> records;
 };
 
 struct SubmitWasRefused {
@@ -108,6 +117,7 @@ struct EndAll {
 using RelayEvent = std::variant<std::unique_ptr<LiveRequest>,
                                 RequestDispatched,
                                 FrameArrived,
+                                SettledArrived,
                                 SubmitWasRefused,
                                 ClientGone,
                                 EndRequest,
@@ -124,6 +134,8 @@ class RelayPorts {
   virtual void ReturnCredit(int worker, uint64_t session, int64_t prefill_tokens) = 0;
   virtual void SendToWorker(int worker, uint64_t session, worker::v1::RouterMessage message) = 0;
   virtual void FrameDone(int worker, uint64_t session) = 0;
+  // Complete records, for the ledger. worker -1: settled by the router itself.
+  virtual void Settle(std::vector<v1::UsageRecord> records, int worker, uint64_t session) = 0;
   virtual void RequestEnded() = 0;
 };
 
@@ -155,14 +167,10 @@ class RelayShard {
   size_t num_live() const { return live_.size(); }
 
  private:
-  struct Payer {
-    std::string model;
-    std::string tenant;
-  };
-
   void OnRegister(std::unique_ptr<LiveRequest> request);
   void OnDispatched(const RequestDispatched& dispatched);
   void OnStepFrame(const FrameArrived& arrived);
+  void OnSettled(SettledArrived& arrived);
   void OnRefused(const SubmitWasRefused& refused);
   void OnClientGone(const std::string& request_id);
   void OnWorkerLost(const WorkerLost& lost);
@@ -172,7 +180,7 @@ class RelayShard {
 
   LiveRequest* Find(const std::string& request_id);
   void TakeLate(const worker::v1::TokenDelta& delta);
-  void Remember(const LiveRequest& request);
+  void OpenAccount(const RequestDispatched& dispatched);
   bool Commit(LiveRequest& request, const worker::v1::TokenDelta& delta);
   bool Detokenize(LiveRequest& request,
                   const worker::v1::TokenDelta& delta,
@@ -196,9 +204,7 @@ class RelayShard {
 
   ThreadChecker thread_;
   std::unordered_map<std::string, std::unique_ptr<LiveRequest>> live_;
-  // Who pays for what still comes in for requests that ended lately, oldest first in the queue.
-  std::unordered_map<std::string, Payer> ended_;
-  std::deque<std::string> ended_ids_;
+  OpenAccounts accounts_;
   std::optional<Status> closed_;          // Set by EndAll.
   int64_t next_deadline_ns_ = INT64_MAX;  // Not after the earliest deadline of live_.
 };

@@ -213,7 +213,9 @@ void RequestPath::Submit(QueuedRequest request, int worker) {
                               .worker = worker,
                               .session = session,
                               .worker_name = fleet_.config(worker).name(),
-                              .numerics_id = fleet_.numerics_id(worker)});
+                              .numerics_id = fleet_.numerics_id(worker),
+                              .worker_epoch = fleet_.described(worker).worker_epoch(),
+                              .device_class = fleet_.described(worker).device_class()});
   fleet_.OnSubmitted(worker, request.prefill_tokens());
   worker::v1::RouterMessage message;
   *message.mutable_submit() = std::move(request.submit);

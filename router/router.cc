@@ -67,7 +67,15 @@ Router::Router(const v1::ClusterConfig& config,
       clock_(clock),
       started_ns_(clock.NowNs()),
       models_(std::move(models)),
-      ledger_(metrics_, SlosOf(config)) {
+      ledger_(metrics_, SlosOf(config)),
+      router_id_(options.router_id.empty() ? StrCat("router-", options.random_seed)
+                                           : options.router_id),
+      usage_ledger_({.directory = config.ledger_directory(),
+                     .name = config.router().name(),
+                     .router_id = router_id_},
+                    clock_,
+                    metrics_,
+                    [this](const auto& source, const auto& keys) { Confirm(source, keys); }) {
   const v1::RouterConfig& router = config.router();
   for (int i = 0; i < std::max(router.relay_threads(), 1); ++i) {
     shards_.push_back(
@@ -83,12 +91,10 @@ Router::Router(const v1::ClusterConfig& config,
   };
   request_path_ = std::make_unique<RequestPath>(
       path_options, models_, Fleet(workers, options.fleet), clock_, metrics_, ledger_, *this);
-  const std::string router_id =
-      options.router_id.empty() ? StrCat("router-", options.random_seed) : options.router_id;
   for (size_t i = 0; i < workers.size(); ++i) {
     const GrpcWorkerClient::Options link_options{.worker = static_cast<int>(i),
                                                  .grpc_address = workers[i].grpc_address,
-                                                 .router_id = router_id,
+                                                 .router_id = router_id_,
                                                  .credentials = options.worker_credentials,
                                                  .server_name = config.worker_tls().server_name()};
     links_.push_back(options.make_link ? options.make_link(link_options, *this)
@@ -101,6 +107,7 @@ Router::~Router() { Stop(); }
 void Router::Start() {
   for (const auto& shard : shards_) threads_.emplace_back([&shard] { shard->Run(); });
   request_path_->Start();
+  usage_ledger_.Start();
 }
 
 void Router::Drain(int64_t drain_ms_max) {
@@ -123,7 +130,8 @@ void Router::Stop() {
   for (const auto& shard : shards_) shard->Stop();
   for (std::thread& thread : threads_) thread.join();
   threads_.clear();
-  links_.clear();  // Waits for the last callback; posts to closed inboxes are dropped.
+  usage_ledger_.Stop();  // The last that came is written and confirmed.
+  links_.clear();        // Waits for the last callback; posts to closed inboxes are dropped.
 }
 
 v1::ListModelsResponse Router::ListModels() const {
@@ -199,6 +207,16 @@ void Router::SendToWorker(int worker, uint64_t session, worker::v1::RouterMessag
 
 void Router::FrameDone(int worker, uint64_t session) { Link(worker).FrameDone(session); }
 
+void Router::Settle(std::vector<v1::UsageRecord> records, int worker, uint64_t session) {
+  usage_ledger_.Add(std::move(records), {.worker = worker, .session = session});
+}
+
+void Router::Confirm(const UsageLedger::Source& source, const std::vector<std::string>& keys) {
+  worker::v1::RouterMessage message;
+  message.mutable_confirm()->mutable_keys()->Assign(keys.begin(), keys.end());
+  SendToWorker(source.worker, source.session, std::move(message));
+}
+
 void Router::OnDescribed(int worker, StatusOr<worker::v1::DescribeResponse> described) {
   request_path_->PostDescribed(worker, std::move(described));
 }
@@ -211,6 +229,8 @@ int Router::OnMessage(int worker, uint64_t session, worker::v1::WorkerMessage me
     case worker::v1::WorkerMessage::kHeartbeat:
       request_path_->PostHeartbeat(worker, session, std::move(*message.mutable_heartbeat()));
       return 0;
+    case worker::v1::WorkerMessage::kSettled:
+      return RelaySettled(worker, session, std::move(*message.mutable_settled()));
     case worker::v1::WorkerMessage::kRefused: {
       const std::string request_id = message.refused().request_id();
       ShardOf(request_id)
@@ -241,6 +261,22 @@ int Router::RelayFrame(int worker, uint64_t session, worker::v1::StepFrame frame
     if (parts[i].deltas().empty()) continue;
     shards_[i]->Post(
         FrameArrived{.worker = worker, .session = session, .frame = std::move(parts[i])});
+    ++posted;
+  }
+  return posted;
+}
+
+// Gives each shard the records of its requests; returns how many got some.
+int Router::RelaySettled(int worker, uint64_t session, worker::v1::Settled settled) {
+  std::vector<std::vector<v1::UsageRecord>> parts(shards_.size());
+  for (v1::UsageRecord& record : *settled.mutable_records()) {
+    parts[ShardIndex(record.request_id())].push_back(std::move(record));
+  }
+  int posted = 0;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (parts[i].empty()) continue;
+    shards_[i]->Post(
+        SettledArrived{.worker = worker, .session = session, .records = std::move(parts[i])});
     ++posted;
   }
   return posted;

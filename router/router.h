@@ -14,6 +14,7 @@
 #include "facet/v1/config.pb.h"
 #include "metrics_registry.h"
 #include "router/accounting/ledger.h"
+#include "router/accounting/usage_ledger.h"
 #include "router/relay.h"
 #include "router/request_path.h"
 #include "router/routing/worker_client.h"
@@ -97,6 +98,7 @@ class Router final : public WorkerLinkListener, public RelayPorts, public Reques
   void ReturnCredit(int worker, uint64_t session, int64_t prefill_tokens) override;
   void SendToWorker(int worker, uint64_t session, worker::v1::RouterMessage message) override;
   void FrameDone(int worker, uint64_t session) override;
+  void Settle(std::vector<v1::UsageRecord> records, int worker, uint64_t session) override;
 
   void RequestEnded() override { request_path_->OnRequestEnded(); }
 
@@ -108,6 +110,8 @@ class Router final : public WorkerLinkListener, public RelayPorts, public Reques
  private:
   size_t ShardIndex(const std::string& request_id) const;
   int RelayFrame(int worker, uint64_t session, worker::v1::StepFrame frame);
+  int RelaySettled(int worker, uint64_t session, worker::v1::Settled settled);
+  void Confirm(const UsageLedger::Source& source, const std::vector<std::string>& keys);
 
   const std::string cluster_;
   const Clock& clock_;
@@ -116,6 +120,8 @@ class Router final : public WorkerLinkListener, public RelayPorts, public Reques
   std::atomic<bool> draining_{false};
   MetricsPage<RouterMetrics> metrics_;
   Ledger ledger_;
+  const std::string router_id_;
+  UsageLedger usage_ledger_;
   std::function<void(const FleetSnapshot&)> snapshot_listener_;
   std::vector<std::unique_ptr<RelayShard>> shards_;
   std::unique_ptr<RequestPath> request_path_;

@@ -21,6 +21,7 @@ RULES = {
     'worker/worker_place': ['worker/worker_place.h', 'worker/comm/', 'base/', 'facet/'],
     'worker/end_signals': ['base/'],
     'worker/service/': ['worker/service/', 'worker/engine/', 'proto/', 'base/', 'facet/worker/',
+                        'facet/v1/usage',
                         'metrics_registry.h'],
     'worker/engine/': ['worker/engine/', 'worker/executor/executor.h', 'worker/model/step_batch.h',
                        'worker/kv/', 'worker/comm/', 'worker/sampling/sampling_params.h', 'base/',

@@ -5,6 +5,7 @@
 #include <grpcpp/health_check_service_interface.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <functional>
@@ -22,6 +23,7 @@
 #include "base/progress_bar.h"
 #include "kernels/open_backend.h"
 #include "proto/config_file.h"
+#include "proto/grpc_health.h"
 #include "proto/grpc_log.h"
 #include "proto/grpc_status.h"
 #include "proto/grpc_tls.h"
@@ -30,8 +32,10 @@
 #include "worker/comm/nccl_library.h"
 #include "worker/end_signals.h"
 #include "worker/engine/engine.h"
+#include "worker/engine/warm_up.h"
 #include "worker/executor/model_executor.h"
 #include "worker/executor/rank_group.h"
+#include "worker/service/price_file.h"
 #include "worker/service/worker_metrics.h"
 #include "worker/service/worker_session.h"
 #include "worker/worker_place.h"
@@ -113,12 +117,45 @@ Status RunCanary(Executor& executor, int32_t bos_id) {
   return Internal("the first step gave logits that are not finite: are the weights damaged?");
 }
 
+// How long sessions stay open after a drain began, even if nothing runs. Routers hear of it with
+// the next heartbeat, 100 ms later, and frames and requests may be on their way till then: a
+// request is refused, and its router gives it to another worker; without a session it would be
+// lost.
+constexpr absl::Duration kDrainNotice = absl::Seconds(1);
+
+constexpr absl::Duration kHealthTimeout = absl::Seconds(4);
+
+// The warm-up of a replica, part of loading.
+constexpr int64_t kWarmUpNsMax = 1'000'000'000;
+
+StepModel StepModelOf(const facet::v1::StepModelConfig& config) {
+  return {.base_ns = config.base_ns(),
+          .prefill_token_ns = config.prefill_token_ns(),
+          .prefill_token_context_ns = config.prefill_token_context_ns(),
+          .decode_row_ns = config.decode_row_ns(),
+          .decode_context_ns = config.decode_context_ns(),
+          .predicts = true};
+}
+
+// Empty if no ledger is kept.
+std::string JournalPath(const facet::v1::ClusterConfig& cluster, const WorkerPlace& place) {
+  if (cluster.ledger_directory().empty()) return "";
+  std::string pool = place.pool.name();
+  std::replace(pool.begin(), pool.end(), '/', '_');
+  return StrCat(cluster.ledger_directory(), "/worker-", pool, "-", place.index, ".jsonl");
+}
+
 int32_t OrDefault(int32_t value, int32_t fallback) { return value > 0 ? value : fallback; }
+
+// How long a worker that has drained waits until routers have its last usage records.
+constexpr absl::Duration kLastConfirmation = absl::Seconds(1);
 
 struct Flags {
   std::string config = "cluster.yaml";
   PlaceFlags place;
   std::string log_level = "info";
+  bool check_config = false;
+  bool health = false;
 };
 
 // One worker, from its port to its end. Members come to life in the order in which they stand.
@@ -127,7 +164,10 @@ class WorkerProcess {
   WorkerProcess(const facet::v1::ClusterConfig& cluster,
                 const WorkerPlace& place,
                 SignalAction& on_signal)
-      : cluster_(cluster), place_(place), on_signal_(on_signal), service_(clock_) {}
+      : cluster_(cluster),
+        place_(place),
+        on_signal_(on_signal),
+        service_(clock_, {.path = JournalPath(cluster, place)}) {}
 
   ~WorkerProcess() {
     on_signal_.Set([] {});  // What it would have drained goes.
@@ -139,12 +179,11 @@ class WorkerProcess {
     FACET_RETURN_IF_ERROR(Load());
     FACET_RETURN_IF_ERROR(StartEngine());
     FACET_RETURN_IF_ERROR(Describe());
-    page_.Follow([this] { return engine_->Stats(); },
+    page_.Follow([this] { return engine_->Stats(); }, [this] { return service_.journal().Stats(); },
                  {.pool = pool().name(),
                   .model = place_.model.name(),
                   .device_class = device_class(),
-                  .worker = place_.worker_name()},
-                 pool().price_usd_per_hour());
+                  .worker = place_.worker_name()});
     on_signal_.Set([this] { Drain(); });
     if (place_.is_rank()) {
       JoinGroup();
@@ -230,24 +269,54 @@ class WorkerProcess {
     return place_.is_rank() ? absl::OkStatus() : RunCanary(*executor_, executor_->config().bos_id);
   }
 
+  // By what requests share steps. Ranks must agree on it, and cannot be timed before they form a
+  // group: they have the config's or share by tokens.
+  StatusOr<StepModel> ChooseStepModel(int32_t context_tokens_max) {
+    if (pool().has_step_model()) return StepModelOf(pool().step_model());
+    if (place_.is_rank()) {
+      Log(kInfo, "no step model: ranks share steps by tokens", {{"group", pool().name()}});
+      return StepModel();
+    }
+    FACET_ASSIGN_OR_RETURN(const std::vector<StepSample> samples,
+                           TimeSteps(*executor_, context_tokens_max, kWarmUpNsMax, clock_));
+    const StatusOr<StepFit> fit = FitStepModel(samples);
+    if (!fit.ok()) {
+      Log(kWarning, "no step model: requests share steps by tokens",
+          {{"cause", MessageOf(fit.status())}});
+      return StepModel();
+    }
+    Log(kInfo, "step model fitted",
+        {{"step_model", fit->model.ToYaml()},
+         {"error_ratio", fit->error_ratio},
+         {"steps", samples.size()}});
+    return fit->model;
+  }
+
   Status StartEngine() {
     const ExecutorInfo& info = executor_->info();
     const int32_t wanted = pool().context_tokens_max();
-    engine_.emplace(
-        EngineOptions{.scheduler = {.running_max = info.running_max,
-                                    .waiting_max = OrDefault(pool().waiting_max(), 16),
-                                    .step_tokens_max = info.step_tokens_max,
-                                    .chunk_tokens_max = info.step_tokens_max,
-                                    .context_tokens_max =
-                                        wanted > 0 ? std::min(wanted, info.context_tokens_max)
-                                                   : info.context_tokens_max},
-                      .price_usd_per_hour = pool().price_usd_per_hour()},
-        *executor_, service_, clock_);
+    const int32_t longest =
+        wanted > 0 ? std::min(wanted, info.context_tokens_max) : info.context_tokens_max;
+    FACET_ASSIGN_OR_RETURN(const StepModel step_model, ChooseStepModel(longest));
+    FACET_ASSIGN_OR_RETURN(prices_, PriceFile::Open({.path = cluster_.prices_file(),
+                                                     .device_class = device_class(),
+                                                     .usd_per_hour = pool().price_usd_per_hour()}));
+    engine_.emplace(EngineOptions{.scheduler = {.running_max = info.running_max,
+                                                .waiting_max = OrDefault(pool().waiting_max(), 16),
+                                                .step_tokens_max = info.step_tokens_max,
+                                                .chunk_tokens_max = info.step_tokens_max,
+                                                .context_tokens_max = longest},
+                                  .prices = prices_->prices(),
+                                  .step_model = step_model},
+                    *executor_, service_, clock_);
     if (engine_->context_tokens_max() < wanted) {
       return InvalidArgument("context_tokens_max is ", wanted,
                              "; kv_bytes and the model hold at most ",
                              engine_->context_tokens_max());
     }
+    service_.journal().Start();
+    prices_->SetListener([this](PriceSchedule prices) { engine_->SetPrices(std::move(prices)); });
+    prices_->Follow();
     engine_->SetHeldSince(start_ns_);
     engine_->Start();
     return absl::OkStatus();
@@ -266,7 +335,6 @@ class WorkerProcess {
     description_.set_context_tokens_max(engine_->context_tokens_max());
     description_.set_numerics_id(executor_->info().numerics_id);
     description_.set_device_class(device_class());
-    description_.set_price_usd_per_hour(pool().price_usd_per_hour());
     description_.set_num_ranks(share_.num_ranks);
     description_.set_rank(share_.rank);
     if (place_.is_rank()) description_.set_group(pool().name());
@@ -330,27 +398,40 @@ class WorkerProcess {
     });
   }
 
-  // Until what runs has ended, or the limit; an error is why no group will ever have this rank.
+  // Until what runs has ended and routers know of it, or the limit; an error is why no group will
+  // ever have this rank.
   Status AwaitEnd() {
+    FACET_RETURN_IF_ERROR(AwaitDrain());
+    const absl::Time heard = absl::Now() + std::min(kDrainNotice, drain_max());
+    AwaitDrained();
+    absl::SleepFor(heard - absl::Now());
+    return absl::OkStatus();
+  }
+
+  Status AwaitDrain() {
     absl::MutexLock lock(&mutex_);
     const auto ends = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
       return drain_began_ || !fatal_.ok();
     };
     mutex_.Await(absl::Condition(&ends));
-    if (!fatal_.ok()) return fatal_;
-    if (!mutex_.AwaitWithTimeout(absl::Condition(&drained_), drain_max())) {
-      Log(kWarning, "drain limit reached",
-          {{"drain_ms_max", absl::ToInt64Milliseconds(drain_max())}});
-    }
-    return absl::OkStatus();
+    return fatal_;
+  }
+
+  void AwaitDrained() {
+    absl::MutexLock lock(&mutex_);
+    if (mutex_.AwaitWithTimeout(absl::Condition(&drained_), drain_max())) return;
+    Log(kWarning, "drain limit reached",
+        {{"drain_ms_max", absl::ToInt64Milliseconds(drain_max())}});
   }
 
   void End(absl::Duration for_other_ranks) {
     if (group_) group_->Leave(for_other_ranks);
     group_.reset();
     page_.Unfollow();
+    service_.journal().AwaitConfirmed(kLastConfirmation);
     service_.Shutdown();
     engine_->Stop();
+    service_.journal().Stop();
     server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(2));
     Log(kInfo, "worker ends", {{"worker", place_.worker_name()}});
   }
@@ -391,14 +472,25 @@ class WorkerProcess {
   const kernels::DeviceStream* stream_ = nullptr;  // The backend's, if it has one.
   std::unique_ptr<ModelExecutor> executor_;
   std::optional<Engine> engine_;
+  std::unique_ptr<PriceFile> prices_;  // After the engine, which it tells.
   v1::DescribeResponse description_;
   std::optional<RankGroup> group_;
 };
+
+// Whether the worker that runs in this place serves.
+Status CheckHealth(const facet::v1::ClusterConfig& cluster, const WorkerPlace& place) {
+  return CheckServing(place.grpc_address,
+                      cluster.has_worker_tls() ? HealthChannelCredentials(&cluster.worker_tls())
+                                               : grpc::InsecureChannelCredentials(),
+                      kHealthTimeout);
+}
 
 Status Run(const Flags& flags, SignalAction& on_signal) {
   FACET_ASSIGN_OR_RETURN(const facet::v1::ClusterConfig cluster, ReadClusterConfig(flags.config));
   FACET_ASSIGN_OR_RETURN(const WorkerPlace place, FindPlace(cluster, flags.place));
   FACET_RETURN_IF_ERROR(CheckWorkerAddress(cluster, "--grpc-address", place.grpc_address));
+  if (flags.check_config) return absl::OkStatus();
+  if (flags.health) return CheckHealth(cluster, place);
   return WorkerProcess(cluster, place, on_signal).Run();
 }
 
@@ -414,6 +506,10 @@ int Main(int argc, char** argv) {
   app.add_option("--metrics-address", flags.place.metrics_address,
                  "Overrides the config; \"off\": none");
   app.add_option("--log-level", flags.log_level, "debug, info, warning or error");
+  app.add_flag("--check-config", flags.check_config,
+               "Reads config and flags, says what is wrong, ends");
+  app.add_flag("--health", flags.health,
+               "Asks the worker that runs with these flags; exit status 0 if it serves");
   app.footer("Example: facet-worker --config deploy/demo/cluster.yaml --pool e4b --index 0");
   CLI11_PARSE(app, argc, argv);
   LogLevel level = kInfo;

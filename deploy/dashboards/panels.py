@@ -77,6 +77,10 @@ COST = Dashboard(
                   "Increase of the charges; extrapolated to the ends of the range.",
                   {"{{tenant}}": "sum by (tenant) (increase(facet_charged_usd_total[$__range]))"},
                   whole_range=True),
+            Panel("Dollars per hour, held devices", "currencyUSD",
+                  "What the devices cost whether they are busy or not, at the price of the time.",
+                  {"{{pool}}": "3600 * " + rate("facet_device_cost_usd_total", "pool")},
+                  stack=True),
             Panel("Price of the devices, per hour", "currencyUSD",
                   "As configured. A device at 0 makes every figure here too low.",
                   {"{{pool}} {{device_class}}":
@@ -96,8 +100,36 @@ COST = Dashboard(
                    f"{rate('facet_device_wasted_seconds_total', 'model, reason')} / on (model) "
                    f"group_left () {rate('facet_device_busy_seconds_total', 'model')}"},
                   stack=True),
+            Panel("Devices lent and borrowed, by pool", "short",
+                  "Ranks of an expert group: how many devices' time goes to requests of other ranks, "
+                  "and how many other devices' time requests pay for.",
+                  {"{{pool}} lent": rate("facet_device_lent_seconds_total", "pool"),
+                   "{{pool}} borrowed": rate("facet_device_borrowed_seconds_total", "pool")}),
+            Panel("Dollars per hour lent and borrowed, by pool", "currencyUSD",
+                  "The cost of that time. Busy and idle cost, less borrowed, plus lent: the price "
+                  "of the devices.",
+                  {"{{pool}} lent": "3600 * " + rate("facet_lent_cost_usd_total", "pool"),
+                   "{{pool}} borrowed": "3600 * " + rate("facet_borrowed_cost_usd_total", "pool")}),
             Panel("Tokens charged, by kind", "short", "Tokens per second of requests that ended.",
                   {"{{model}} {{kind}}": rate("facet_tokens_total", "model, kind")}, stack=True),
+        ]),
+        Row("Is every request in the ledger?", [
+            Panel("Usage records per second, by who settled them", "short",
+                  "router: its worker died, and these are the charges that it had told of.",
+                  {"{{source}}": rate("facet_usage_ledger_records_total", "source")}, stack=True),
+            Panel("Oldest record that waits", "s",
+                  "In a router for its disk, in a worker for a router's confirmation. Some tenths "
+                  "of a second are usual.",
+                  {"router": "max(facet_usage_ledger_lag_seconds)",
+                   "{{pool}}/{{worker}}":
+                   "max by (pool, worker) (facet_usage_journal_lag_seconds)"}),
+            Panel("Records that wait in workers", "short",
+                  "Settled and not confirmed.",
+                  {"{{pool}}/{{worker}}": "max by (pool, worker) (facet_usage_journal_records)"}),
+            Panel("Records given up per second", "short",
+                  "Too many waited: these are in no ledger.",
+                  {"{{pool}}/{{worker}}": rate("facet_usage_journal_dropped_total",
+                                               "pool, worker")}),
         ]),
     ])
 
@@ -146,6 +178,10 @@ CAPACITY = Dashboard(
                   {"{{pool}} {{kind}}": rate("facet_worker_tokens_total", "pool, kind")}),
             Panel("Steps per second", "short", "Of all workers of the pool.",
                   {"{{pool}}": rate("facet_worker_steps_total", "pool")}),
+            Panel("Error of the step model, by worker", "percentunit",
+                  "How far its prediction is from the time that a step takes. Requests share a step "
+                  "by this model; where it is far off, fit it anew.",
+                  {"{{pool}}/{{worker}}": "max by (pool, worker) (facet_step_model_error_ratio)"}),
             Panel("Sequences that ended, per second", "short", "By reason.",
                   {"{{pool}} {{reason}}":
                    rate("facet_worker_sequences_finished_total", "pool, reason")}, stack=True),

@@ -14,7 +14,6 @@
 namespace facet::router {
 namespace {
 
-constexpr absl::Duration kReadInterval = absl::Seconds(1);
 constexpr char kOnlyTenant[] = "default";
 
 char Lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
@@ -48,16 +47,9 @@ StatusOr<std::unique_ptr<TenantDirectory>> TenantDirectory::Open(const std::stri
     absl::MutexLock lock(&directory->mutex_);
     directory->keys_ = std::move(keys);
   }
-  directory->last_text_ = text;
+  directory->follower_ = std::make_unique<FileFollower>(
+      path, text, [it = directory.get()](const auto& changed) { it->OnChange(changed); });
   return directory;
-}
-
-TenantDirectory::~TenantDirectory() {
-  {
-    absl::MutexLock lock(&mutex_);
-    ends_ = true;
-  }
-  if (thread_.joinable()) thread_.join();
 }
 
 StatusOr<std::string> TenantDirectory::TenantOf(std::string_view key) const {
@@ -74,12 +66,7 @@ StatusOr<std::string> TenantDirectory::TenantOf(std::string_view key) const {
   return WithReason(absl::UnauthenticatedError(message), "INVALID_API_KEY");
 }
 
-// The whole text is compared, not times and sizes: a new hash is as long as the old one, and a file
-// may be written twice within one tick of its clock.
-void TenantDirectory::Refresh() {
-  StatusOr<std::string> text = ReadFile(path_);
-  if (text == last_text_) return;
-  last_text_ = text;
+void TenantDirectory::OnChange(const StatusOr<std::string>& text) {
   auto keys = text.ok() ? Read(*text) : text.status();
   if (!keys.ok()) {
     Log(kWarning, "tenants file refused, the keys stay as they were",
@@ -94,16 +81,6 @@ void TenantDirectory::Refresh() {
 StatusOr<std::shared_ptr<const KeyTable>> TenantDirectory::Read(const std::string& text) const {
   FACET_ASSIGN_OR_RETURN(const v1::TenantsFile file, ParseTenants(text, path_));
   return std::make_shared<const KeyTable>(file);
-}
-
-void TenantDirectory::Follow() {
-  const auto ends_within = [this](absl::Duration interval) {
-    absl::MutexLock lock(&mutex_);
-    return mutex_.AwaitWithTimeout(absl::Condition(&ends_), interval);
-  };
-  thread_ = std::thread([this, ends_within] {
-    while (!ends_within(kReadInterval)) Refresh();
-  });
 }
 
 std::string_view ApiKeyOf(std::string_view authorization, std::string_view x_api_key) {

@@ -10,10 +10,10 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
+#include "base/file_follower.h"
 #include "base/status.h"
 #include "facet/v1/config.pb.h"
 
@@ -46,29 +46,26 @@ class TenantDirectory {
 
   // Reads the file. An error is that of ParseTenants or ReadFile.
   static StatusOr<std::unique_ptr<TenantDirectory>> Open(const std::string& path);
-  ~TenantDirectory();
 
   // From now on a thread calls Refresh each second, and nobody else does.
-  void Follow();
+  void Follow() { follower_->Follow(); }
 
   // UNAUTHENTICATED (INVALID_API_KEY) if the key is missing or unknown. Any thread.
   StatusOr<std::string> TenantOf(std::string_view key) const;
 
   // Reads the file again.
-  void Refresh();
+  void Refresh() { follower_->Refresh(); }
 
  private:
   explicit TenantDirectory(std::string path) : path_(std::move(path)) {}
 
   StatusOr<std::shared_ptr<const KeyTable>> Read(const std::string& text) const;
+  void OnChange(const StatusOr<std::string>& text);
 
   const std::string path_;  // Empty: there is no file.
   mutable absl::Mutex mutex_;
   std::shared_ptr<const KeyTable> keys_ ABSL_GUARDED_BY(mutex_);
-  bool ends_ ABSL_GUARDED_BY(mutex_) = false;
-  // What was found last, good or not, so that each change is told once. Of the thread that reads.
-  StatusOr<std::string> last_text_;
-  std::thread thread_;
+  std::unique_ptr<FileFollower> follower_;  // Last: its thread uses the others.
 };
 
 // The key of a request's headers, empty if there is none: `authorization: Bearer KEY`, as clients

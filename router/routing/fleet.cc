@@ -255,6 +255,9 @@ std::vector<Fleet::Action> Fleet::OnHeartbeat(int worker,
   TakeReport(it, heartbeat.credits(), heartbeat.load(), heartbeat.step(), now_ns);
   it.backoff_ms = 0;
   if (heartbeat.has_experts()) it.experts = heartbeat.experts();
+  if (heartbeat.has_price_usd_per_hour()) {
+    it.described.set_price_usd_per_hour(heartbeat.price_usd_per_hour());
+  }
   const int64_t step_ms_max =
       std::max(options_.step_ms_min, options_.step_factor * heartbeat.step_predicted_ms());
   if (heartbeat.step_elapsed_ms() > step_ms_max) {

@@ -120,9 +120,11 @@ class Fleet {
 
   const WorkerConfig& config(int worker) const { return workers_[worker].config; }
 
-  const std::string& numerics_id(int worker) const {
-    return workers_[worker].described.numerics_id();
+  const worker::v1::DescribeResponse& described(int worker) const {
+    return workers_[worker].described;
   }
+
+  const std::string& numerics_id(int worker) const { return described(worker).numerics_id(); }
 
   int64_t lease_ms() const { return options_.lease_ms; }
 

@@ -24,7 +24,9 @@ using testing::IsEmpty;
 StepWish WishOf(int64_t step, int32_t rank) {
   std::minstd_rand random(static_cast<uint32_t>(step * 64 + rank + 1));
   random.discard(3);
-  return {.num_tokens = static_cast<int32_t>(random() % 5000), .leaving = random() % 3 == 0};
+  return {.num_tokens = static_cast<int32_t>(random() % 5000),
+          .weight = static_cast<int64_t>(random()) << 21,
+          .leaving = random() % 3 == 0};
 }
 
 // Nothing if this rank got the header that everybody is to have.

@@ -76,13 +76,20 @@ class EngineDriver final : public worker::EngineSink {
     answers_[refusal.request_id].refused = refusal.status;
   }
 
+  void OnSettled(worker::SettledAccount account) override {
+    settled_.push_back(std::move(account));
+  }
+
   void OnLost(const Status& cause) override { lost_.push_back(cause); }
+
+  const std::vector<worker::SettledAccount>& settled() const { return settled_; }
 
   const std::vector<Status>& lost() const { return lost_; }
 
  private:
   std::map<std::string, Answer> answers_;
   std::vector<worker::StepFrame> frames_;
+  std::vector<worker::SettledAccount> settled_;
   std::vector<Status> lost_;
   worker::Engine engine_;
 };

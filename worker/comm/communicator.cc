@@ -40,6 +40,7 @@ Status Communicator::AllGather(std::span<const std::byte> mine,
 StatusOr<StepHeader> Communicator::Agree(const StepWish& wish, absl::Duration timeout) {
   thread_.Check();
   FACET_CHECK_GE(wish.num_tokens, 0);
+  FACET_CHECK(wish.weight >= 0 && wish.weight <= kStepWeightMax) << wish.weight;
   return DoAgree(wish, timeout);
 }
 

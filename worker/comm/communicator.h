@@ -95,7 +95,7 @@ class Communicator {
   virtual Status Synchronize(absl::Duration /*timeout*/) { return status(); }
 
   // Ready for the next step: waits until every rank is, and returns what all brought, the same on
-  // every rank. num_tokens is not negative. Errors as Await's.
+  // every rank. Neither num_tokens nor weight is negative. Errors as Await's.
   StatusOr<StepHeader> Agree(const StepWish& wish, absl::Duration timeout);
 
   // Whether another rank is ready for a step that this one has not joined. Any thread.

@@ -14,7 +14,7 @@
 namespace facet::worker {
 namespace {
 
-constexpr size_t kNumbersMax = size_t{2} * kGroupRanksMax;
+constexpr size_t kNumbersMax = kWishNumbers * kGroupRanksMax;
 constexpr size_t kTextsMax = kGroupRanksMax + 1;
 
 static_assert(std::endian::native == std::endian::little);
@@ -42,6 +42,25 @@ bool Take(std::string_view& in, T& value) {
 }
 
 }  // namespace
+
+void AppendWish(const StepWish& wish, std::vector<int64_t>& numbers) {
+  numbers.push_back(wish.num_tokens);
+  numbers.push_back(wish.weight);
+  numbers.push_back(wish.leaving ? 1 : 0);
+}
+
+std::optional<StepWish> WishAt(const std::vector<int64_t>& numbers, size_t first) {
+  if (first + kWishNumbers > numbers.size()) return std::nullopt;
+  const int64_t num_tokens = numbers[first];
+  const int64_t weight = numbers[first + 1];
+  if (num_tokens < 0 || num_tokens > std::numeric_limits<int32_t>::max() || weight < 0 ||
+      weight > kStepWeightMax) {
+    return std::nullopt;
+  }
+  return StepWish{.num_tokens = static_cast<int32_t>(num_tokens),
+                  .weight = weight,
+                  .leaving = numbers[first + 2] != 0};
+}
 
 std::string EncodeControl(const ControlMessage& message) {
   std::string body;

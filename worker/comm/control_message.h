@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "worker/comm/group_fault.h"
+#include "worker/comm/step_header.h"
 
 namespace facet::worker {
 
@@ -31,9 +32,9 @@ enum class ControlType : uint8_t {
   kFault = 6,    // Rank → hub: a suspicion, [reason]; rank -1: of whoever is missing, before the
                  // start or in the step. Hub → rank: what ended the group; the last.
   kLeave = 7,    // Rank → hub: goodbye. Hub → ranks: this rank has left.
-  kStep = 8,     // Rank → hub: ready for the step, {num_tokens, leaving}.
+  kStep = 8,     // Rank → hub: ready for the step, {num_tokens, weight, leaving}.
   kCalled = 9,   // Hub → ranks: one is ready for the step.
-  kBegins = 10,  // Hub → ranks: all are: {num_tokens, leaving of rank 0, of rank 1, …}.
+  kBegins = 10,  // Hub → ranks: all are: {num_tokens, weight, leaving of rank 0, of rank 1, …}.
   kAssign = 11,  // Hub → spare: the rank that it is to be, [proof]; then it closes.
 };
 
@@ -55,10 +56,16 @@ struct ControlMessage {
   std::vector<std::string> texts;  // […] above.
 };
 
+// A wish as numbers of a message.
+inline constexpr size_t kWishNumbers = 3;
+void AppendWish(const StepWish& wish, std::vector<int64_t>& numbers);
+// The wish that begins at numbers[first]; nothing if it is none.
+std::optional<StepWish> WishAt(const std::vector<int64_t>& numbers, size_t first);
+
 // With the length in front.
 std::string EncodeControl(const ControlMessage& message);
 
-// What follows the length; nothing if it is not a message. At most 2 × kGroupRanksMax numbers and
+// What follows the length; nothing if it is not a message. At most 3 × kGroupRanksMax numbers and
 // kGroupRanksMax + 1 texts may be in it.
 std::optional<ControlMessage> DecodeControl(std::string_view body);
 

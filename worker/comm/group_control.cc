@@ -25,7 +25,8 @@ StatusOr<tcp::endpoint> Resolve(asio::io_context& io, const std::string& address
   tcp::resolver resolver(io);
   const auto found = resolver.resolve(address.substr(0, colon), address.substr(colon + 1), error);
   if (error || found.empty()) {
-    return InvalidArgument("rendezvous_address '", address, "': ", error.message());
+    // A cluster's names come and go with its pods, so it may well be found the next time.
+    return Unavailable("rendezvous_address '", address, "': ", error.message());
   }
   return found.begin()->endpoint();
 }

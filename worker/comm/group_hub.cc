@@ -87,7 +87,8 @@ void GroupHub::OnHello(int64_t connection, ControlMessage&& hello) {
   Peer& peer = peers_[connection];
   if (const Status status = Check(peer.nonce, hello); !status.ok()) {
     Log(kWarning, "rendezvous refused", {{"peer", peer.address}, {"reason", MessageOf(status)}});
-    const RefusedWhy refusal = absl::IsPermissionDenied(status) ? RefusedWhy::kKey : RefusedWhy::kMisfit;
+    const RefusedWhy refusal =
+        absl::IsPermissionDenied(status) ? RefusedWhy::kKey : RefusedWhy::kMisfit;
     Refuse(connection, refusal, MessageOf(status));
     return;
   }
@@ -224,8 +225,9 @@ void GroupHub::OnFault(int32_t rank, const ControlMessage& message) {
 void GroupHub::OnStep(int32_t rank, const ControlMessage& message) {
   if (fault_) return;
   const int64_t step = round_.step();
-  if (!started_ || message.step != step || round_.IsReady(rank) || message.numbers.size() != 2 ||
-      message.numbers[0] < 0 || message.numbers[0] > std::numeric_limits<int32_t>::max()) {
+  const std::optional<StepWish> wish = WishAt(message.numbers, 0);
+  if (!started_ || message.step != step || round_.IsReady(rank) || !wish ||
+      message.numbers.size() != kWishNumbers) {
     End({.rank = rank,
          .reason = StrCat("says it is ready for step ", message.step, " where step ", step,
                           " is next, or brings what is no wish")});
@@ -235,8 +237,7 @@ void GroupHub::OnStep(int32_t rank, const ControlMessage& message) {
     End({.kind = FaultKind::kLost, .rank = left, .reason = StrCat("left before step ", step)});
     return;
   }
-  round_.SetReady(rank, {.num_tokens = static_cast<int32_t>(message.numbers[0]),
-                         .leaving = message.numbers[1] != 0});
+  round_.SetReady(rank, *wish);
   if (round_.num_ready() == 1) {
     Broadcast({.type = ControlType::kCalled, .rank = rank, .epoch = epoch_, .step = step}, rank);
   }
@@ -244,10 +245,7 @@ void GroupHub::OnStep(int32_t rank, const ControlMessage& message) {
   const StepHeader header = round_.Take();
   draining_ = header.all_leaving();
   ControlMessage begins = {.type = ControlType::kBegins, .epoch = epoch_, .step = header.step};
-  for (const StepWish& wish : header.ranks) {
-    begins.numbers.push_back(wish.num_tokens);
-    begins.numbers.push_back(wish.leaving ? 1 : 0);
-  }
+  for (const StepWish& brought : header.ranks) AppendWish(brought, begins.numbers);
   Broadcast(begins);
 }
 

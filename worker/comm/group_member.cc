@@ -114,11 +114,10 @@ void GroupMember::Ready(const StepWish& wish) {
         {.kind = FaultKind::kLost, .rank = 0, .reason = StrCat("left before step ", next_step_)});
     return;
   }
-  wire_.Send({.type = ControlType::kStep,
-              .rank = options_.rank,
-              .epoch = epoch_,
-              .step = next_step_++,
-              .numbers = {wish.num_tokens, wish.leaving ? 1 : 0}});
+  ControlMessage ready = {
+      .type = ControlType::kStep, .rank = options_.rank, .epoch = epoch_, .step = next_step_++};
+  AppendWish(wish, ready.numbers);
+  wire_.Send(ready);
 }
 
 void GroupMember::Leave() {
@@ -141,8 +140,8 @@ void GroupMember::OnChallenge(const std::string& hub_nonce) {
 
 void GroupMember::OnRefused(const ControlMessage& message) {
   Drop();
-  const auto refusal =
-      message.numbers.size() == 1 ? static_cast<RefusedWhy>(message.numbers[0]) : RefusedWhy::kMisfit;
+  const auto refusal = message.numbers.size() == 1 ? static_cast<RefusedWhy>(message.numbers[0])
+                                                   : RefusedWhy::kMisfit;
   const std::string text = StrCat("rendezvous at ", options_.rendezvous_address,
                                   " refused: ", message.texts.empty() ? "" : message.texts[0]);
   if (refusal != RefusedWhy::kTaken) taken_ns_ = 0;
@@ -151,7 +150,8 @@ void GroupMember::OnRefused(const ControlMessage& message) {
     if (taken_ns_ == 0) taken_ns_ = now_ns_;
     if (now_ns_ - taken_ns_ < kTakenSilences * options_.silence_ns) return ComeAgain();
   }
-  Refuse(refusal == RefusedWhy::kKey ? absl::PermissionDeniedError(text) : FailedPrecondition(text));
+  Refuse(refusal == RefusedWhy::kKey ? absl::PermissionDeniedError(text)
+                                     : FailedPrecondition(text));
 }
 
 void GroupMember::OnStart(ControlMessage&& message) {
@@ -176,9 +176,9 @@ void GroupMember::OnAssign(const ControlMessage& message) {
 
 void GroupMember::OnBegins(const ControlMessage& message) {
   StepHeader header = {.step = message.step};
-  for (size_t i = 0; i + 1 < message.numbers.size(); i += 2) {
-    header.ranks.push_back({.num_tokens = static_cast<int32_t>(message.numbers[i]),
-                            .leaving = message.numbers[i + 1] != 0});
+  for (size_t i = 0; i < message.numbers.size(); i += kWishNumbers) {
+    const std::optional<StepWish> wish = WishAt(message.numbers, i);
+    if (wish) header.ranks.push_back(*wish);
   }
   const int64_t last = header_ ? header_->step : kConnectedStep - 1;
   if (header.step != next_step_ - 1 || header.step != last + 1 ||

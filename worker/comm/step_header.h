@@ -11,9 +11,13 @@ namespace facet::worker {
 // Before the first step of a group of processes: every rank's data path is whole.
 inline constexpr int64_t kConnectedStep = -1;
 
+// So that the sum over ranks fits an integer.
+inline constexpr int64_t kStepWeightMax = 10'000'000'000'000'000;
+
 // What a rank brings to a step.
 struct StepWish {
   int32_t num_tokens = 0;  // 0: it only takes part.
+  int64_t weight = 0;      // Its part of the step's time, against the others'; kStepWeightMax.
   bool leaving = false;    // It wants no more steps.
 
   bool operator==(const StepWish&) const = default;
@@ -30,6 +34,13 @@ struct StepHeader {
     int32_t most = 0;
     for (const StepWish& wish : ranks) most = std::max(most, wish.num_tokens);
     return most;
+  }
+
+  // Of all ranks together.
+  int64_t weight() const {
+    int64_t sum = 0;
+    for (const StepWish& wish : ranks) sum += wish.weight;
+    return sum;
   }
 
   bool all_leaving() const {

@@ -1,7 +1,6 @@
 #include "worker/engine/charge.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 
 namespace facet::worker {
@@ -10,37 +9,61 @@ bool IsDecode(const PlannedChunk& chunk) {
   return chunk.num_tokens == 1 && chunk.first >= chunk.sequence->num_prompt_tokens();
 }
 
-std::vector<Charge> ChargeStep(const StepPlan& plan, int64_t device_ns) {
-  const std::vector<PlannedChunk>& chunks = plan.chunks();
-  const int64_t total = plan.num_tokens();
-  std::vector<int64_t> shares(chunks.size());
-  std::vector<int64_t> remainders(chunks.size());
-  int64_t given = 0;
-  for (size_t i = 0; i < chunks.size(); ++i) {
-    const __int128 product = static_cast<__int128>(device_ns) * chunks[i].num_tokens;
-    shares[i] = static_cast<int64_t>(product / total);
-    remainders[i] = static_cast<int64_t>(product % total);
-    given += shares[i];
+std::vector<StepRow> StepRowsOf(const StepPlan& plan) {
+  std::vector<StepRow> rows;
+  rows.reserve(plan.chunks().size());
+  for (const PlannedChunk& chunk : plan.chunks()) {
+    rows.push_back({.is_decode = IsDecode(chunk),
+                    .num_tokens = chunk.num_tokens,
+                    .context = chunk.first + (chunk.num_tokens + 1) / 2.0});
   }
-  std::vector<size_t> order(chunks.size());
+  return rows;
+}
+
+std::vector<int64_t> Divide(int64_t total, std::span<const uint64_t> weights) {
+  const uint64_t sum = std::accumulate(weights.begin(), weights.end(), uint64_t{0});
+  FACET_CHECK(total >= 0 && sum > 0) << total << sum;
+  std::vector<int64_t> shares(weights.size());
+  std::vector<uint64_t> remainders(weights.size());
+  int64_t left = total;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const unsigned __int128 product = static_cast<unsigned __int128>(total) * weights[i];
+    shares[i] = static_cast<int64_t>(product / sum);
+    remainders[i] = static_cast<uint64_t>(product % sum);
+    left -= shares[i];
+  }
+  std::vector<size_t> order(weights.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(),
                    [&](size_t a, size_t b) { return remainders[a] > remainders[b]; });
-  for (size_t i = 0; i < static_cast<size_t>(device_ns - given); ++i) ++shares[order[i]];
+  for (size_t i = 0; i < static_cast<size_t>(left); ++i) ++shares[order[i]];
+  return shares;
+}
 
+Spent PartOfGroup(const Spent& spent, int64_t weight, int64_t group_weight, int32_t num_ranks) {
+  FACET_CHECK(weight >= 0 && weight <= group_weight && group_weight > 0) << weight << group_weight;
+  const auto part = [&](int64_t total) {
+    return static_cast<int64_t>(static_cast<__int128>(total) * num_ranks * weight / group_weight);
+  };
+  return {.ns = part(spent.ns), .nano_usd = part(spent.nano_usd)};
+}
+
+std::vector<Charge> ChargeStep(const StepPlan& plan,
+                               std::span<const uint64_t> weights,
+                               const Spent& spent) {
+  const std::vector<PlannedChunk>& chunks = plan.chunks();
+  FACET_CHECK_EQ(weights.size(), chunks.size());
+  const std::vector<int64_t> ns = Divide(spent.ns, weights);
+  const std::vector<int64_t> nano_usd = Divide(spent.nano_usd, weights);
   std::vector<Charge> charges(chunks.size());
   for (size_t i = 0; i < chunks.size(); ++i) {
     const PlannedChunk& chunk = chunks[i];
-    (IsDecode(chunk) ? charges[i].decode_ns : charges[i].prefill_ns) = shares[i];
-    charges[i].recomputed_ns = shares[i] * chunk.num_recomputed / chunk.num_tokens;
+    charges[i] = {.is_decode = IsDecode(chunk),
+                  .spent = {.ns = ns[i], .nano_usd = nano_usd[i]},
+                  .recomputed_ns = ns[i] * chunk.num_recomputed / chunk.num_tokens,
+                  .replayed_ns = ns[i] * chunk.num_replayed / chunk.num_tokens};
   }
   return charges;
-}
-
-int64_t CostNanoUsd(int64_t device_ns, double price_usd_per_hour) {
-  // 1 USD/h = 1e9 nano-USD / 3.6e12 ns.
-  return static_cast<int64_t>(
-      std::floor(static_cast<double>(device_ns) * price_usd_per_hour / 3600.0));
 }
 
 }  // namespace facet::worker

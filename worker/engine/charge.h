@@ -1,28 +1,63 @@
-// Who pays for a step: its device time is divided among its chunks by tokens, to the nanosecond.
+// Who pays for a step: its device time and what that cost are divided among its chunks by weight,
+// to the nanosecond and the nano-USD.
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
+#include "worker/engine/step_model.h"
 #include "worker/engine/step_plan.h"
 
 namespace facet::worker {
 
-// What one chunk of a plan pays. Σ prefill_ns + decode_ns over a plan = the step's device_ns.
+// Device time and its price.
+struct Spent {
+  int64_t ns = 0;
+  int64_t nano_usd = 0;
+
+  Spent& operator+=(const Spent& other) {
+    ns += other.ns;
+    nano_usd += other.nano_usd;
+    return *this;
+  }
+
+  Spent& operator-=(const Spent& other) {
+    ns -= other.ns;
+    nano_usd -= other.nano_usd;
+    return *this;
+  }
+
+  bool operator==(const Spent&) const = default;
+};
+
+// What a rank's sequences pay for a step that ranks shared: of the time of as many devices as
+// there are ranks, all taken to be this one's, the part that is their weight's of all; rounded
+// down. So sequences pay alike for their work wherever they are, and for a rank's wait as for its
+// work.
+Spent PartOfGroup(const Spent& spent, int64_t weight, int64_t group_weight, int32_t num_ranks);
+
+// What one chunk of a plan pays.
 struct Charge {
-  int64_t prefill_ns = 0;
-  int64_t decode_ns = 0;
-  int64_t recomputed_ns = 0;  // Part of the two: work done before and lost by preemption.
+  bool is_decode = false;  // Else it was prefill.
+  Spent spent;
+  int64_t recomputed_ns = 0;  // Part of spent.ns: work done before and lost by preemption.
+  int64_t replayed_ns = 0;    // The same, lost with another worker.
 };
 
 // Whether a chunk goes on from generated tokens, one at a time; everything else is prefill.
 bool IsDecode(const PlannedChunk& chunk);
 
-// Largest remainder; ties go to the earlier chunk.
-std::vector<Charge> ChargeStep(const StepPlan& plan, int64_t device_ns);
+// A plan's chunks, as the step model sees them.
+std::vector<StepRow> StepRowsOf(const StepPlan& plan);
 
-// What device time costs, rounded down; exact sums come from charging differences of running
-// totals.
-int64_t CostNanoUsd(int64_t device_ns, double price_usd_per_hour);
+// total × weight / Σ weights, rounded so that the sum is total: by largest remainder, ties to the
+// earlier one. total is not negative; weights are not all 0.
+std::vector<int64_t> Divide(int64_t total, std::span<const uint64_t> weights);
+
+// The charges of a plan's chunks, whose sum is spent. One weight for each chunk.
+std::vector<Charge> ChargeStep(const StepPlan& plan,
+                               std::span<const uint64_t> weights,
+                               const Spent& spent);
 
 }  // namespace facet::worker

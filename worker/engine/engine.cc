@@ -1,6 +1,8 @@
 #include "worker/engine/engine.h"
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 
 #include "base/log.h"
 #include "worker/engine/batch_builder.h"
@@ -14,6 +16,10 @@ DeviceState StateOf(const StepPlan& plan) {
   for (const PlannedChunk& chunk : plan.chunks()) (IsDecode(chunk) ? decode : prefill) = true;
   if (prefill && decode) return DeviceState::kMixed;
   return decode ? DeviceState::kDecode : DeviceState::kPrefill;
+}
+
+int64_t SumOf(const std::vector<uint64_t>& weights) {
+  return static_cast<int64_t>(std::accumulate(weights.begin(), weights.end(), uint64_t{0}));
 }
 
 const char* WasteReason(FinishReason reason) {
@@ -39,16 +45,20 @@ Engine::Engine(const EngineOptions& options,
       clock_(clock),
       inbox_(options.inbox_max),
       scheduler_(options.scheduler, executor.info().kv),
+      stats_(options.prices, clock),
       expert_load_(clock.NowNs()) {
   FACET_CHECK_LE(options.scheduler.step_tokens_max, executor.info().step_tokens_max);
   FACET_CHECK_LE(options.scheduler.running_max, executor.info().running_max);
-  stats_.Begin(clock.NowNs());
+  executor.SetAssistObserver(&stats_);
 }
 
-Engine::~Engine() { Stop(); }
+Engine::~Engine() {
+  executor_.SetAssistObserver(nullptr);
+  Stop();
+}
 
 void Engine::Start() {
-  stats_.Spend(DeviceState::kLoading, clock_.NowNs());
+  stats_.EndLoading();
   thread_ = std::thread([this] { ThreadMain(); });
 }
 
@@ -94,9 +104,13 @@ void Engine::ThreadMain() {
   engine_thread_.Rebind();
   while (true) {
     if (Step()) continue;
-    if (inbox_.closed()) return;
+    if (inbox_.closed()) break;
     // Deadlines of waiting sequences cannot pass here: with nothing to compute nothing waits.
     TakeCommands(inbox_.WaitAndDrain());
+  }
+  for (Sequence* seq : scheduler_.Alive()) {
+    CountWaste(*seq, WasteReason(FinishReason::kCancelled));
+    EndNow(*seq, FinishReason::kCancelled);
   }
 }
 
@@ -124,12 +138,17 @@ void Engine::SubmitStep(StepPlan plan) {
     expert_load_.Count(chunk.sequence->request().tenant, chunk.num_tokens);
   }
   batch.return_expert_choices = expert_load_.Open(clock_.NowNs());
-  if (in_flight_.empty()) {
-    const int64_t now_ns = clock_.NowNs();
-    stats_.Update([&](EngineStats& stats) { stats.step_start_ns = now_ns; });
-  }
+  const StepModel& model = options_.step_model;
+  const std::vector<StepRow> rows = StepRowsOf(plan);
+  std::vector<uint64_t> weights = model.Weights(rows);
+  batch.weight = SumOf(weights);
+  if (in_flight_.empty()) stats_.StepBegins();
   const Ticket ticket = executor_.Submit(batch);
-  in_flight_.push_back({.ticket = ticket, .plan = std::move(plan), .step = ++num_steps_});
+  in_flight_.push_back({.ticket = ticket,
+                        .plan = std::move(plan),
+                        .weights = std::move(weights),
+                        .predicted_ns = model.predicts ? model.StepNs(rows) : 0,
+                        .step = ++num_steps_});
 }
 
 void Engine::FinishStep() {
@@ -138,45 +157,28 @@ void Engine::FinishStep() {
   if (!result.status.ok()) LoseAll(result.status);
   in_flight_.pop_front();
   if (!result.status.ok()) {
-    const int64_t next_ns = in_flight_.empty() ? 0 : clock_.NowNs();
-    stats_.Update([&](EngineStats& stats) { stats.step_start_ns = next_ns; });
+    stats_.StepFails(/*another_in_flight=*/!in_flight_.empty());
     scheduler_.OnStepDone(step.plan);
     ForgetFinished();
     Publish({}, step.step, 0);
+    TellSettled();
     return;
   }
   std::map<uint64_t, StepFrame> frames = Commit(step, result);
   scheduler_.OnStepDone(step.plan);
   ForgetFinished();
   Publish(std::move(frames), step.step, result.device_ns);
+  TellSettled();
 }
 
 std::map<uint64_t, StepFrame> Engine::Commit(const InFlight& step, StepResult& result) {
-  const int64_t now_ns = clock_.NowNs();
-  const DeviceState state = StateOf(step.plan);
-  const int64_t busy_ns = stats_.SpendStep(state, result.device_ns, now_ns);
-  const std::vector<Charge> charges = ChargeStep(step.plan, busy_ns);
+  const std::vector<Charge> charges = Bill(step, result);
   std::map<uint64_t, StepFrame> frames;
-  int64_t recomputed_ns = 0;
   for (size_t i = 0; i < charges.size(); ++i) {
     const PlannedChunk& chunk = step.plan.chunks()[i];
-    recomputed_ns += charges[i].recomputed_ns;
     TokenDelta delta = CommitRow(chunk, result.rows[i], charges[i]);
     frames[chunk.sequence->request().session_id].deltas.push_back(std::move(delta));
   }
-  stats_.Update([&](EngineStats& stats) {
-    ++stats.steps;
-    if (!result.expert_choices.empty()) stats.expert_choices = std::move(result.expert_choices);
-    stats.step_start_ns = in_flight_.empty() ? 0 : now_ns;
-    stats.load.busy_ns_total += busy_ns;
-    stats.preemptions = scheduler_.num_preemptions();
-    if (recomputed_ns > 0) stats.wasted_ns["preempt_recompute"] += recomputed_ns;
-    MoveMean(stats.load.step_ms_predicted, static_cast<double>(busy_ns) / 1e6);
-    if (state == DeviceState::kPrefill && busy_ns > 0) {
-      MoveMean(stats.load.prefill_tokens_per_second,
-               step.plan.num_tokens() * 1e9 / static_cast<double>(busy_ns));
-    }
-  });
   return frames;
 }
 
@@ -186,23 +188,22 @@ TokenDelta Engine::CommitRow(const PlannedChunk& chunk, RowResult& row, const Ch
   TokenDelta delta{.request_id = request.request_id,
                    .epoch = request.epoch,
                    .first_position = seq.num_published,
-                   .prefill_ns = charge.prefill_ns,
-                   .decode_ns = charge.decode_ns,
-                   .cost_nano_usd = Bill(seq, charge)};
+                   .prefill_ns = charge.is_decode ? 0 : charge.spent.ns,
+                   .decode_ns = charge.is_decode ? charge.spent.ns : 0,
+                   .cost_nano_usd = charge.spent.nano_usd};
   if (chunk.samples) --seq.num_pending;
-  if (seq.state == SequenceState::kFinished) {
-    // It was planned before its end was known.
-    stats_.Update([&](EngineStats& stats) {
-      stats.wasted_ns["overrun"] += charge.prefill_ns + charge.decode_ns;
-    });
-  }
   // What is drawn for a sequence that has ended meanwhile is thrown away.
   if (!chunk.samples || seq.state == SequenceState::kFinished) return delta;
   if (!row.finite) {
+    CountWaste(seq, "error");
     scheduler_.Finish(seq, FinishReason::kError);
     delta.finish = FinishReason::kError;
     return delta;
   }
+  SettledAccount& account = accounts_.at(&seq);
+  account.last_token_unix_ns = account.end_unix_ns;  // Bill has set it for this step.
+  if (account.first_token_unix_ns == 0) account.first_token_unix_ns = account.end_unix_ns;
+  ++account.num_output_tokens;
   seq.Append(row.token);
   delta.token_ids.push_back(row.token);
   if (request.sampling.num_logprobs > 0) delta.logprobs.push_back(std::move(row));
@@ -222,24 +223,66 @@ TokenDelta Engine::CommitRow(const PlannedChunk& chunk, RowResult& row, const Ch
   return delta;
 }
 
-int64_t Engine::Bill(const Sequence& seq, const Charge& charge) {
+std::vector<Charge> Engine::Bill(const InFlight& step, const StepResult& result) {
+  const DeviceState state = StateOf(step.plan);
+  std::vector<Charge> charges;
+  stats_.StepEnds(
+      state, result.device_ns, /*another_in_flight=*/!in_flight_.empty(),
+      [&](EngineStats& stats, const Spent& spent) {
+        Spent paid = spent;
+        if (result.num_ranks > 0) {
+          paid = PartOfGroup(spent, SumOf(step.weights), result.group_weight, result.num_ranks);
+        }
+        BookBetweenRanks(spent, paid, stats);
+        charges = ChargeStep(step.plan, step.weights, paid);
+        for (size_t i = 0; i < charges.size(); ++i) {
+          Bill(step.plan.chunks()[i], charges[i], stats);
+        }
+        ++stats.steps;
+        if (!result.expert_choices.empty()) {
+          stats.expert_choices = result.expert_choices;
+        }
+        stats.preemptions = scheduler_.num_preemptions();
+        const auto ns = static_cast<double>(spent.ns);
+        MoveMean(stats.load.step_ms_predicted, ns / 1e6);
+        if (step.predicted_ns > 0 && spent.ns > 0) {
+          MoveMean(stats.step_model_error_ratio, std::abs(step.predicted_ns - ns) / ns);
+        }
+        if (state == DeviceState::kPrefill && spent.ns > 0) {
+          MoveMean(stats.load.prefill_tokens_per_second, step.plan.num_tokens() * 1e9 / ns);
+        }
+      });
+  return charges;
+}
+
+void Engine::Bill(const PlannedChunk& chunk, const Charge& charge, EngineStats& stats) {
+  const Sequence& seq = *chunk.sequence;
   const auto it = accounts_.find(&seq);
   FACET_CHECK(it != accounts_.end());
-  Account& account = it->second;
-  const auto cost = [&](int64_t ns) { return CostNanoUsd(ns, options_.price_usd_per_hour); };
-  const int64_t prefill_usd =
-      cost(account.prefill_ns + charge.prefill_ns) - cost(account.prefill_ns);
-  const int64_t decode_usd = cost(account.decode_ns + charge.decode_ns) - cost(account.decode_ns);
-  account.prefill_ns += charge.prefill_ns;
-  account.decode_ns += charge.decode_ns;
-  stats_.Update([&](EngineStats& stats) {
-    TenantUse& use = stats.tenants[seq.request().tenant];
-    use.prefill_ns += charge.prefill_ns;
-    use.decode_ns += charge.decode_ns;
-    use.prefill_nano_usd += prefill_usd;
-    use.decode_nano_usd += decode_usd;
-  });
-  return prefill_usd + decode_usd;
+  SettledAccount& account = it->second;
+  account.end_unix_ns = clock_.UnixNs();
+  TenantUse& use = stats.tenants[seq.request().tenant];
+  (charge.is_decode ? account.decode : account.prefill) += charge.spent;
+  (charge.is_decode ? use.decode : use.prefill) += charge.spent;
+  const auto waste = [&](const char* reason, int64_t ns) {
+    if (ns == 0) return;
+    stats.wasted_ns[reason] += ns;
+    account.wasted_ns[reason] += ns;
+  };
+  if (seq.state == SequenceState::kFinished) {
+    waste("overrun", charge.spent.ns);  // It was planned before its end was known.
+  } else {
+    waste("preempt_recompute", charge.recomputed_ns);
+    waste("migration_replay", charge.replayed_ns);
+  }
+}
+
+void Engine::CountWaste(const Sequence& seq, const char* reason) {
+  SettledAccount& account = accounts_.at(&seq);
+  int64_t ns = account.prefill.ns + account.decode.ns;
+  for (const auto& [before, wasted_ns] : account.wasted_ns) ns -= wasted_ns;
+  account.wasted_ns[reason] += ns;
+  stats_.Update([&](EngineStats& stats) { stats.wasted_ns[reason] += ns; });
 }
 
 void Engine::Publish(std::map<uint64_t, StepFrame> frames, uint64_t step, int64_t step_ns) {
@@ -292,7 +335,7 @@ void Engine::OnCommand(SequenceRequest& request) {
     sink_.OnRefusal(std::move(refusal));
     return;
   }
-  accounts_[scheduler_.Find(session_id, id)] = Account{};
+  accounts_[scheduler_.Find(session_id, id)] = {.start_unix_ns = clock_.UnixNs()};
   stats_.Update([&](EngineStats& stats) {
     stats.tenants[tenant].prompt_tokens += prompt_tokens;
     stats.load.prompt_tokens_total += prompt_tokens;
@@ -305,12 +348,7 @@ void Engine::OnCommand(CancelCommand& command) {
       seq->state == SequenceState::kFinished) {
     return;
   }
-  const Account& account = accounts_[seq];
-  if (command.wasted) {
-    stats_.Update([&](EngineStats& stats) {
-      stats.wasted_ns[WasteReason(command.reason)] += account.prefill_ns + account.decode_ns;
-    });
-  }
+  if (command.wasted) CountWaste(*seq, WasteReason(command.reason));
   EndNow(*seq, command.reason);
 }
 
@@ -329,8 +367,7 @@ void Engine::OnCommand(CloseCommand& command) {
 void Engine::OnCommand(DrainCommand& command) {
   draining_ = true;
   on_drained_ = std::move(command.on_drained);
-  stats_.Spend(DeviceState::kIdle, clock_.NowNs());
-  stats_.Update([](EngineStats& stats) { stats.draining = true; });
+  stats_.SetDraining();
 }
 
 void Engine::OnCommand(SuspendCommand& command) {
@@ -347,8 +384,7 @@ void Engine::OnCommand(ResumeCommand& command) {
 void Engine::ResumeIfIdle() {
   if (!on_resumed_ || !in_flight_.empty()) return;
   suspended_ = false;
-  stats_.SpendRest(clock_.NowNs());
-  stats_.Update([](EngineStats& stats) { stats.suspended = false; });
+  stats_.SetSuspended(false);
   std::exchange(on_resumed_, nullptr)();
 }
 
@@ -356,16 +392,10 @@ void Engine::ResumeIfIdle() {
 void Engine::LoseAll(const Status& cause) {
   if (suspended_) return;
   suspended_ = true;
-  // What a lost step took is part of the fault.
-  if (in_flight_.empty()) stats_.SpendRest(clock_.NowNs());
-  stats_.Update([](EngineStats& stats) { stats.suspended = true; });
-  stats_.SpendRest(clock_.NowNs());
+  stats_.SetSuspended(true);
   sessions_.clear();  // So that nobody is told of ends: the sessions end themselves.
   for (Sequence* seq : scheduler_.Alive()) {
-    const Account& account = accounts_[seq];
-    stats_.Update([&](EngineStats& stats) {
-      stats.wasted_ns["group_lost"] += account.prefill_ns + account.decode_ns;
-    });
+    CountWaste(*seq, "group_lost");
     EndNow(*seq, FinishReason::kError);
   }
   sink_.OnLost(cause);
@@ -392,17 +422,32 @@ void Engine::EndNow(Sequence& seq, FinishReason reason) {
   scheduler_.Finish(seq, reason);
   ForgetFinished();
   const auto session = sessions_.find(frame.session_id);
-  if (session == sessions_.end()) return;
-  frame.credits = Grant(session->second);
-  frame.load = CurrentLoad();
-  sink_.OnStepFrame(std::move(frame));
+  if (session != sessions_.end()) {
+    frame.credits = Grant(session->second);
+    frame.load = CurrentLoad();
+    sink_.OnStepFrame(std::move(frame));
+  }
+  TellSettled();
 }
 
 void Engine::ForgetFinished() {
   for (const std::unique_ptr<Sequence>& seq : scheduler_.TakeFinished()) {
-    accounts_.erase(seq.get());
+    SettledAccount account = std::move(accounts_.extract(seq.get()).mapped());
+    account.session_id = seq->request().session_id;
+    account.request_id = seq->id();
+    account.epoch = seq->request().epoch;
+    account.tenant = seq->request().tenant;
+    account.finish = seq->finish;
+    account.num_prompt_tokens = seq->num_prompt_tokens();
+    if (account.end_unix_ns == 0) account.end_unix_ns = clock_.UnixNs();
+    settled_.push_back(std::move(account));
     stats_.Update([&](EngineStats& stats) { ++stats.finished[NameOf(seq->finish)]; });
   }
+}
+
+void Engine::TellSettled() {
+  for (SettledAccount& account : settled_) sink_.OnSettled(std::move(account));
+  settled_.clear();
 }
 
 // Free places and a prompt budget, divided among sessions. Totals never go back: what was granted
@@ -426,7 +471,7 @@ Credits Engine::Grant(Session& session) {
 }
 
 Load Engine::CurrentLoad() const {
-  Load load = stats_.LoadNow(clock_);
+  Load load = stats_.LoadNow();
   load.sequences_running = scheduler_.num_running();
   load.sequences_waiting = scheduler_.num_waiting();
   load.prefill_tokens_waiting = scheduler_.prefill_tokens_waiting();

@@ -25,15 +25,18 @@
 #include "worker/engine/charge.h"
 #include "worker/engine/engine_stats.h"
 #include "worker/engine/expert_load.h"
+#include "worker/engine/price.h"
 #include "worker/engine/scheduler.h"
 #include "worker/engine/step_frame.h"
+#include "worker/engine/step_model.h"
 #include "worker/executor/executor.h"
 
 namespace facet::worker {
 
 struct EngineOptions {
   SchedulerOptions scheduler;
-  double price_usd_per_hour = 0;
+  PriceSchedule prices;
+  StepModel step_model;  // By which sequences share a step.
   size_t inbox_max = 4096;
 };
 
@@ -66,17 +69,21 @@ class Engine {
   void Suspend(Status cause);
   void Resume(std::function<void()> on_resumed);
 
-  // Ends the thread after the steps in flight; sequences that run are dropped.
+  // Ends the thread after the steps in flight; sequences that run are cancelled and settled.
   void Stop();
 
   // The longest prompt plus output that is accepted.
   int32_t context_tokens_max() const { return scheduler_.context_tokens_max(); }
 
-  // The device is held since then, and was loading until Start().
-  void SetHeldSince(int64_t held_since_ns) { stats_.Begin(held_since_ns); }
+  // The device is held since then, and was loading until Start(), which is yet to come.
+  void SetHeldSince(int64_t held_since_ns) { stats_.SetHeldSince(held_since_ns); }
+
+  // What the device costs from now on, or from the instants that the schedule names; from any
+  // thread. What was charged before stays.
+  void SetPrices(PriceSchedule prices) { stats_.SetPrices(std::move(prices)); }
 
   // As of the last step's end; from any thread.
-  EngineStats Stats() const { return stats_.Snapshot(clock_); }
+  EngineStats Stats() const { return stats_.Snapshot(); }
 
   // One turn of the loop: take commands, plan and submit a step, wait for the step before it and
   // publish its tokens. Returns false if there was nothing to do. For the thread and for tests that
@@ -123,6 +130,8 @@ class Engine {
   struct InFlight {
     Ticket ticket = 0;
     StepPlan plan;
+    std::vector<uint64_t> weights;  // Of its chunks, by which they pay for it.
+    double predicted_ns = 0;        // By the step model; 0 if it does not predict.
     uint64_t step = 0;
   };
 
@@ -131,12 +140,6 @@ class Engine {
     uint64_t submitted_sequences = 0;
     uint64_t submitted_tokens = 0;
     Credits granted;
-  };
-
-  // A sequence's running totals for its bill.
-  struct Account {
-    int64_t prefill_ns = 0;
-    int64_t decode_ns = 0;
   };
 
   void ThreadMain();
@@ -163,8 +166,13 @@ class Engine {
   void ForgetFinished();
   Credits Grant(Session& session);
   Load CurrentLoad() const;
-  // Adds a step's charge to the sequence's account; returns what it costs.
-  int64_t Bill(const Sequence& seq, const Charge& charge);
+  // Books a step's time and divides it among its chunks, their sequences' accounts and tenants.
+  std::vector<Charge> Bill(const InFlight& step, const StepResult& result);
+  void Bill(const PlannedChunk& chunk, const Charge& charge, EngineStats& stats);
+  // What the sequence was charged so far came to nothing.
+  void CountWaste(const Sequence& seq, const char* reason);
+  // Tells the sink of the accounts that were closed, after the frames with their last charges.
+  void TellSettled();
 
   const EngineOptions options_;
   Executor& executor_;
@@ -175,7 +183,8 @@ class Engine {
   Scheduler scheduler_;
   std::deque<InFlight> in_flight_;
   std::map<uint64_t, Session> sessions_;
-  std::map<const Sequence*, Account> accounts_;
+  std::map<const Sequence*, SettledAccount> accounts_;
+  std::vector<SettledAccount> settled_;  // Closed, and the sink not told yet.
   uint64_t num_steps_ = 0;
   bool draining_ = false;
   bool suspended_ = false;

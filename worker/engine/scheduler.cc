@@ -124,6 +124,8 @@ bool Scheduler::TryPlan(Sequence& seq, StepPlan& plan) {
   chunk.samples = num_tokens == seq.num_to_compute() && !seq.reaches_length();
   chunk.num_recomputed = std::min(num_tokens, seq.num_recomputed);
   seq.num_recomputed -= chunk.num_recomputed;
+  chunk.num_replayed = std::min(num_tokens - chunk.num_recomputed, seq.num_replayed);
+  seq.num_replayed -= chunk.num_replayed;
   plan.Add(chunk);
   seq.in_flight_firsts.push_back(seq.num_computed);
   seq.num_computed += num_tokens;

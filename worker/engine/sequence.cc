@@ -9,6 +9,7 @@ Sequence::Sequence(SequenceRequest request, int64_t arrival)
   for (const int32_t token : request_.prompt_ids) Append(token);
   for (const int32_t token : request_.committed_ids) Append(token);
   num_published = num_generated();
+  if (!request_.committed_ids.empty()) num_replayed = num_tokens();
 }
 
 void Sequence::Append(int32_t token) {

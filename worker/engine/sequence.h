@@ -90,6 +90,7 @@ class Sequence {
   bool slot_state_sent = false;  // The executor knows its sampling since it took the slot.
   int32_t num_published = 0;     // Generated tokens already given to the session.
   int32_t num_recomputed = 0;    // Tokens computed again after a preemption, still to come.
+  int32_t num_replayed = 0;      // Tokens that an earlier epoch computed, still to come.
   int64_t arrival_ns = 0;
   int64_t order = 0;  // Of arrival; decides who waits first and who is preempted last.
   std::vector<int32_t> in_flight_firsts;  // First token of each chunk in flight, oldest first.

@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "base/status.h"
+#include "worker/engine/charge.h"
 #include "worker/engine/sequence.h"
 #include "worker/model/step_batch.h"
 
@@ -61,12 +63,33 @@ struct Refusal {
   Status status;
 };
 
+// All that one attempt at a request has cost, once nothing more can be charged to it. A sequence
+// has one, however it ends: Σ over settled and open accounts = the totals of their tenants.
+struct SettledAccount {
+  uint64_t session_id = 0;  // Who asked; may be over.
+  std::string request_id;
+  uint32_t epoch = 0;
+  std::string tenant;
+  FinishReason finish = FinishReason::kNone;
+  int32_t num_prompt_tokens = 0;
+  int32_t num_output_tokens = 0;  // Drawn by this attempt.
+  Spent prefill;
+  Spent decode;
+  std::map<std::string, int64_t> wasted_ns;  // By reason; part of the two times.
+  int64_t start_unix_ns = 0;                 // It came to the engine.
+  int64_t first_token_unix_ns = 0;           // 0: none was drawn. End of the step that drew it.
+  int64_t last_token_unix_ns = 0;
+  int64_t end_unix_ns = 0;  // Of the last step that it was charged for, or its end without one.
+};
+
 // Who takes what the engine publishes. Called on the engine thread; must not block.
 class EngineSink {
  public:
   virtual ~EngineSink() = default;
   virtual void OnStepFrame(StepFrame frame) = 0;
   virtual void OnRefusal(Refusal refusal) = 0;
+  // After the last frame with a charge of this request.
+  virtual void OnSettled(SettledAccount account) = 0;
   // All sequences of all sessions are lost; the sessions are over.
   virtual void OnLost(const Status& cause) = 0;
 };

@@ -15,6 +15,7 @@ struct PlannedChunk {
   int32_t num_tokens = 0;  // ≥ 1
   bool samples = false;    // The chunk reaches the sequence's end: the step draws its next token.
   int32_t num_recomputed = 0;  // Of these tokens: computed before and lost by preemption.
+  int32_t num_replayed = 0;    // Of the others: computed by an earlier epoch, on another worker.
 };
 
 class StepPlan {

@@ -29,12 +29,24 @@ struct ExecutorInfo {
   std::string numerics_id;         // design.md 4
 };
 
+// Is told of steps of a group to which this rank brings nothing but its device. Any thread.
+class AssistObserver {
+ public:
+  virtual ~AssistObserver() = default;
+  virtual void OnAssistBegins() = 0;
+  // device_ns: what the device spent; 0 if the step came to nothing.
+  virtual void OnAssistEnds(int64_t device_ns) = 0;
+};
+
 class Executor {
  public:
   virtual ~Executor() = default;
 
   // Constant from construction on.
   virtual const ExecutorInfo& info() const = 0;
+
+  // Whom to tell from now on; null: nobody. After the return the last one is not called any more.
+  virtual void SetAssistObserver(AssistObserver* /*observer*/) {}
 
   // Enqueues one step. The batch may be changed or destroyed after the call.
   virtual Ticket Submit(const StepBatch& batch) = 0;

@@ -298,8 +298,7 @@ StepHeader ModelExecutor::group_header() const {
   return group_header_;
 }
 
-StatusOr<StepHeader> ModelExecutor::AgreeOnStep(Communicator* group, int32_t num_tokens) {
-  StepWish wish{.num_tokens = num_tokens};
+StatusOr<StepHeader> ModelExecutor::AgreeOnStep(Communicator* group, StepWish wish) {
   {
     absl::MutexLock lock(&mutex_);
     if (group == nullptr) return no_group_;
@@ -321,16 +320,34 @@ StatusOr<StepHeader> ModelExecutor::AgreeOnStep(Communicator* group, int32_t num
   return header;
 }
 
+void ModelExecutor::SetAssistObserver(AssistObserver* observer) {
+  absl::MutexLock lock(&assist_mutex_);
+  assist_observer_ = observer;
+}
+
 void ModelExecutor::TakePart(Communicator& group) {
+  {
+    absl::MutexLock lock(&assist_mutex_);
+    if (assist_observer_ != nullptr) assist_observer_->OnAssistBegins();
+  }
+  const int64_t device_ns = ServeStep(group);
+  absl::MutexLock lock(&assist_mutex_);
+  if (assist_observer_ != nullptr) assist_observer_->OnAssistEnds(device_ns);
+}
+
+int64_t ModelExecutor::ServeStep(Communicator& group) {
   backend_->BeginStep();
-  const StatusOr<StepHeader> header = AgreeOnStep(&group, 0);
+  const StatusOr<StepHeader> header = AgreeOnStep(&group, {});
+  bool served = false;
   if (header.ok() && header->tokens_max() > 0) {
     Status status = model_->ServeExperts(*exchange_);
     if (status.ok()) status = exchange_->EndStep();
+    served = status.ok();
     absl::MutexLock lock(&mutex_);
-    group_over_ = !status.ok();
+    group_over_ = !served;
   }
-  backend_->EndStep()->Wait();
+  const kernels::StepOutcome outcome = backend_->EndStep()->Wait();
+  return served ? outcome.device_ns : 0;
 }
 
 struct ModelExecutor::StepInputs {
@@ -355,7 +372,11 @@ void ModelExecutor::Enqueue(Job& job, Communicator* group) {
 Status ModelExecutor::EnqueueOps(Job& job, Communicator* group, StepInputs& inputs) {
   const StepBatch& batch = job.batch;
   if (exchange_ != nullptr) {
-    FACET_RETURN_IF_ERROR(AgreeOnStep(group, batch.num_tokens()).status());
+    FACET_ASSIGN_OR_RETURN(
+        const StepHeader header,
+        AgreeOnStep(group, {.num_tokens = batch.num_tokens(), .weight = batch.weight}));
+    job.result.num_ranks = static_cast<int32_t>(header.ranks.size());
+    job.result.group_weight = header.weight();
   }
   inputs.ids = batch.token_ids;
   for (const BatchRow& row : batch.rows) {

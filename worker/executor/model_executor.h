@@ -56,6 +56,7 @@ class ModelExecutor final : public Executor {
   // Of the checkpoint's names, dtypes and shapes.
   const std::string& weights_digest() const { return weights_digest_; }
 
+  void SetAssistObserver(AssistObserver* observer) override;
   Ticket Submit(const StepBatch& batch) override;
   void ProvideMask(Ticket ticket, int32_t row, std::span<const uint32_t> mask) override;
   StepResult Await(Ticket ticket) override;
@@ -121,8 +122,10 @@ class ModelExecutor final : public Executor {
   void UseGroup(Communicator& group);
   // A step of the group without a token of this rank's.
   void TakePart(Communicator& group);
-  // Agrees with the other ranks on a step to which this one brings so many tokens.
-  StatusOr<StepHeader> AgreeOnStep(Communicator* group, int32_t num_tokens);
+  // The step itself; returns what the device spent, 0 if it came to nothing.
+  int64_t ServeStep(Communicator& group);
+  // Agrees with the other ranks on a step to which this one brings so much.
+  StatusOr<StepHeader> AgreeOnStep(Communicator* group, StepWish wish);
   // Waits for the step's end and fills the result.
   void Collect(Job& job);
   // Waits for the job's masks.
@@ -136,6 +139,9 @@ class ModelExecutor final : public Executor {
   std::unique_ptr<KvCache> kv_;
   std::unique_ptr<Sampler> sampler_;
   std::string weights_digest_;
+
+  absl::Mutex assist_mutex_;  // Held while the observer is called.
+  AssistObserver* assist_observer_ ABSL_GUARDED_BY(assist_mutex_) = nullptr;
 
   mutable absl::Mutex mutex_;
   std::deque<std::unique_ptr<Job>> jobs_ ABSL_GUARDED_BY(mutex_);  // Submitted and not yet awaited.

@@ -48,6 +48,8 @@ struct BatchRow {
 struct StepBatch {
   std::vector<int32_t> token_ids;
   std::vector<BatchRow> rows;
+  // What the step's sequences are to pay for it, against those of other ranks.
+  int64_t weight = 0;
   bool return_logits = false;  // Copy the wanted logits into the result (tools and tests).
   bool return_expert_choices = false;
 
@@ -66,6 +68,9 @@ struct StepResult {
   Status status;                // Else nothing was computed that may be used: a rank failed.
   std::vector<RowResult> rows;  // In the order of StepBatch::rows.
   int64_t device_ns = 0;
+  // Of a step that ranks shared: how many, and the weight that they brought together. 0: none did.
+  int32_t num_ranks = 0;
+  int64_t group_weight = 0;
   std::vector<float> logits;  // [wanted positions in row order, vocab], with return_logits.
   // With return_expert_choices: how often tokens of this worker chose each expert, over all layers
   // and steps so far. Empty for models without experts and for a model that no ranks share.

@@ -1,9 +1,9 @@
 #include "worker/service/worker_metrics.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "metrics_registry.h"
-#include "worker/engine/charge.h"
 
 namespace facet::worker {
 namespace {
@@ -25,26 +25,34 @@ const char* IdleReason(DeviceState state) {
 }
 
 WorkerMetrics MetricsOf(const EngineStats& stats,
-                        const MetricLabels& labels,
-                        double price_usd_per_hour) {
+                        const UsageJournalStats& journal,
+                        const MetricLabels& labels) {
   const auto& [pool, model, device_class, worker] = labels;
   WorkerMetrics metrics;
-  metrics.device_held.At(pool, model, device_class, worker).Add(stats.held_ns);
+  metrics.device_held.At(pool, model, device_class, worker).Add(stats.held.ns);
   for (int i = 0; i < kNumDeviceStates; ++i) {
     const auto state = static_cast<DeviceState>(i);
     metrics.device_state.At(pool, model, device_class, worker, NameOf(state))
-        .Add(stats.state_ns[i]);
+        .Add(stats.states[i].ns);
     const char* reason = IdleReason(state);
     if (reason == nullptr) continue;
-    metrics.idle_cost.At(model, pool, reason)
-        .Add(CostNanoUsd(stats.state_ns[i], price_usd_per_hour));
+    metrics.idle_cost.At(model, pool, reason).Add(stats.states[i].nano_usd);
   }
-  metrics.device_price.At(pool, device_class, worker).Set(price_usd_per_hour / 3600);
+  metrics.device_cost.At(pool, model, device_class, worker).Add(stats.held.nano_usd);
+  metrics.device_price.At(pool, device_class, worker)
+      .Set(static_cast<double>(stats.nano_usd_per_hour) / 1e9 / 3600);
+  metrics.device_borrowed.At(model, pool, worker).Add(stats.borrowed.ns);
+  metrics.device_lent.At(model, pool, worker).Add(stats.lent.ns);
+  metrics.borrowed_cost.At(model, pool, worker).Add(stats.borrowed.nano_usd);
+  metrics.lent_cost.At(model, pool, worker).Add(stats.lent.nano_usd);
+  if (stats.step_model_error_ratio > 0) {
+    metrics.step_model_error.At(model, pool, worker).Set(stats.step_model_error_ratio);
+  }
   for (const auto& [tenant, use] : stats.tenants) {
-    metrics.device_busy.At(model, tenant, "prefill", pool).Add(use.prefill_ns);
-    metrics.device_busy.At(model, tenant, "decode", pool).Add(use.decode_ns);
-    metrics.cost.At(model, tenant, "prefill", pool).Add(use.prefill_nano_usd);
-    metrics.cost.At(model, tenant, "decode", pool).Add(use.decode_nano_usd);
+    metrics.device_busy.At(model, tenant, "prefill", pool).Add(use.prefill.ns);
+    metrics.device_busy.At(model, tenant, "decode", pool).Add(use.decode.ns);
+    metrics.cost.At(model, tenant, "prefill", pool).Add(use.prefill.nano_usd);
+    metrics.cost.At(model, tenant, "decode", pool).Add(use.decode.nano_usd);
   }
   for (const auto& [reason, ns] : stats.wasted_ns) metrics.device_wasted.At(model, reason).Add(ns);
   for (const auto& [reason, count] : stats.finished) {
@@ -64,30 +72,36 @@ WorkerMetrics MetricsOf(const EngineStats& stats,
   metrics.sequences.At(model, pool, worker, "waiting").Set(load.sequences_waiting);
   metrics.kv_used.At(model, pool, worker).Set(static_cast<double>(load.kv_bytes_used));
   metrics.kv_capacity.At(model, pool, worker).Set(static_cast<double>(load.kv_bytes_total));
+  const int64_t lag_ns =
+      journal.oldest_unix_ns == 0 ? 0 : Clock::Real().UnixNs() - journal.oldest_unix_ns;
+  metrics.usage_unconfirmed.At(pool, worker).Set(static_cast<double>(journal.unconfirmed));
+  metrics.usage_lag.At(pool, worker).Set(static_cast<double>(std::max<int64_t>(lag_ns, 0)) / 1e9);
+  metrics.usage_dropped.At(pool, worker).Add(journal.dropped);
   return metrics;
 }
 
 }  // namespace
 
 void WorkerMetricsPage::Follow(std::function<EngineStats()> source,
-                               const MetricLabels& labels,
-                               double price_usd_per_hour) {
+                               std::function<UsageJournalStats()> journal,
+                               const MetricLabels& labels) {
   absl::MutexLock lock(&mutex_);
   source_ = std::move(source);
+  journal_ = std::move(journal);
   labels_ = labels;
-  price_usd_per_hour_ = price_usd_per_hour;
 }
 
 void WorkerMetricsPage::Unfollow() {
   absl::MutexLock lock(&mutex_);
   source_ = nullptr;
+  journal_ = nullptr;
 }
 
 std::vector<prometheus::MetricFamily> WorkerMetricsPage::Collect() const {
   absl::MutexLock lock(&mutex_);
   std::vector<prometheus::MetricFamily> out;
   if (source_) {
-    MetricsOf(source_(), labels_, price_usd_per_hour_).CollectInto(out);
+    MetricsOf(source_(), journal_(), labels_).CollectInto(out);
   } else {
     WorkerMetrics().CollectInto(out);
   }

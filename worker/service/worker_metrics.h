@@ -9,6 +9,7 @@
 
 #include "absl/synchronization/mutex.h"
 #include "worker/engine/engine_stats.h"
+#include "worker/service/usage_journal.h"
 
 namespace facet::worker {
 
@@ -22,10 +23,10 @@ struct MetricLabels {
 // What a scrape sees: nothing until there is an engine to follow, then its totals as they are.
 class WorkerMetricsPage final : public prometheus::Collectable {
  public:
-  // source is called at each scrape, one at a time, until Unfollow() returns.
+  // The sources are called at each scrape, one at a time, until Unfollow() returns.
   void Follow(std::function<EngineStats()> source,
-              const MetricLabels& labels,
-              double price_usd_per_hour);
+              std::function<UsageJournalStats()> journal,
+              const MetricLabels& labels);
   void Unfollow();
 
   std::vector<prometheus::MetricFamily> Collect() const override;
@@ -33,8 +34,8 @@ class WorkerMetricsPage final : public prometheus::Collectable {
  private:
   mutable absl::Mutex mutex_;
   std::function<EngineStats()> source_ ABSL_GUARDED_BY(mutex_);
+  std::function<UsageJournalStats()> journal_ ABSL_GUARDED_BY(mutex_);
   MetricLabels labels_ ABSL_GUARDED_BY(mutex_);
-  double price_usd_per_hour_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace facet::worker

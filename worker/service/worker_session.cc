@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <deque>
+#include <optional>
 #include <utility>
 
 #include "base/log.h"
@@ -134,7 +135,7 @@ class WorkerService::Reactor final
 
   void Enqueue(v1::WorkerMessage message) {
     absl::MutexLock lock(&mutex_);
-    if (finishing_) return;
+    if (finishing_ || after_outbox_) return;
     if (outbox_.size() >= kOutboxMax) {
       EndLocked(ResourceExhausted("the router reads too slowly"));
       return;
@@ -146,6 +147,13 @@ class WorkerService::Reactor final
   void End(const Status& status) {
     absl::MutexLock lock(&mutex_);
     EndLocked(status);
+  }
+
+  // As End, once what is in the outbox has been written: the last tokens may be there.
+  void EndAfterOutbox(Status status) {
+    absl::MutexLock lock(&mutex_);
+    after_outbox_ = std::move(status);
+    WriteNextLocked();
   }
 
   void OnReadDone(bool ok) override {
@@ -186,6 +194,7 @@ class WorkerService::Reactor final
       if (!message.has_hello()) return FailedPrecondition("the first message must be Hello");
       said_hello_ = true;
       engine().OpenSession(session_id_);
+      service_.journal_.OnSessionOpened(session_id_);
       return absl::OkStatus();
     }
     switch (message.message_case()) {
@@ -197,6 +206,9 @@ class WorkerService::Reactor final
         break;
       case v1::RouterMessage::kLease:
         lease_until_ns_ = service_.clock_.NowNs() + message.lease().lease_ms() * 1'000'000;
+        break;
+      case v1::RouterMessage::kConfirm:
+        service_.journal_.Confirm(message.confirm());
         break;
       default:
         break;
@@ -235,7 +247,11 @@ class WorkerService::Reactor final
   }
 
   void WriteNextLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    if (writing_ || finishing_ || outbox_.empty()) return;
+    if (writing_ || finishing_) return;
+    if (outbox_.empty()) {
+      if (after_outbox_) EndLocked(*after_outbox_);
+      return;
+    }
     writing_ = true;
     StartWrite(&outbox_.front());
   }
@@ -260,15 +276,21 @@ class WorkerService::Reactor final
   std::atomic<int64_t> lease_until_ns_{0};
   absl::Mutex mutex_;
   std::deque<v1::WorkerMessage> outbox_ ABSL_GUARDED_BY(mutex_);
+  std::optional<Status> after_outbox_ ABSL_GUARDED_BY(mutex_);  // Ends so when it is empty.
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool finishing_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   Status final_status_ ABSL_GUARDED_BY(mutex_);
 };
 
-WorkerService::WorkerService(const Clock& clock)
+WorkerService::WorkerService(const Clock& clock, UsageJournalOptions journal)
     : clock_(clock),
       not_ready_(WithReason(Unavailable("the worker loads its weights"), "LOADING")),
+      journal_(std::move(journal),
+               clock,
+               [this](uint64_t session_id, v1::WorkerMessage message) {
+                 Enqueue(session_id, std::move(message));
+               }),
       heartbeat_thread_([this] { HeartbeatMain(); }) {}
 
 WorkerService::~WorkerService() { Shutdown(); }
@@ -297,7 +319,9 @@ void WorkerService::Shutdown() {
   {
     absl::MutexLock lock(&mutex_);
     ending_ = true;
-    for (auto& [id, reactor] : sessions_) reactor->End(Unavailable("the worker ends"));
+    for (auto& [id, reactor] : sessions_) {
+      reactor->EndAfterOutbox(Unavailable("the worker ends"));
+    }
   }
   if (heartbeat_thread_.joinable()) heartbeat_thread_.join();
 }
@@ -307,7 +331,10 @@ grpc::ServerUnaryReactor* WorkerService::Describe(grpc::CallbackServerContext* c
                                                   v1::DescribeResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   absl::MutexLock lock(&mutex_);
-  if (not_ready_.ok()) *response = description_;
+  if (not_ready_.ok()) {
+    *response = description_;
+    response->set_price_usd_per_hour(static_cast<double>(engine_->Stats().nano_usd_per_hour) / 1e9);
+  }
   reactor->Finish(ToGrpcStatus(not_ready_));
   return reactor;
 }
@@ -372,6 +399,35 @@ void WorkerService::OnRefusal(Refusal refusal) {
   Enqueue(refusal.session_id, std::move(message));
 }
 
+void WorkerService::OnSettled(SettledAccount account) {
+  facet::v1::UsageRecord record;
+  record.set_request_id(std::move(account.request_id));
+  record.set_epoch(account.epoch);
+  record.set_settled_by("worker");
+  record.set_tenant(std::move(account.tenant));
+  record.set_finish(NameOf(account.finish));
+  record.set_prompt_tokens(account.num_prompt_tokens);
+  record.set_output_tokens(account.num_output_tokens);
+  record.set_prefill_ns(account.prefill.ns);
+  record.set_decode_ns(account.decode.ns);
+  record.set_prefill_nano_usd(account.prefill.nano_usd);
+  record.set_decode_nano_usd(account.decode.nano_usd);
+  for (const auto& [reason, ns] : account.wasted_ns) (*record.mutable_wasted_ns())[reason] = ns;
+  record.set_start_unix_ns(account.start_unix_ns);
+  record.set_first_token_unix_ns(account.first_token_unix_ns);
+  record.set_last_token_unix_ns(account.last_token_unix_ns);
+  record.set_end_unix_ns(account.end_unix_ns);
+  {
+    absl::MutexLock lock(&mutex_);
+    record.set_worker_epoch(description_.worker_epoch());
+    record.set_model(description_.model());
+    record.set_worker(StrCat(description_.pool(), "/", description_.index()));
+    record.set_device_class(description_.device_class());
+    record.set_numerics_id(description_.numerics_id());
+  }
+  journal_.Add(account.session_id, std::move(record));
+}
+
 StatusOr<SequenceRequest> WorkerService::CheckSubmit(const v1::Submit& submit) const {
   int32_t vocab = 0;
   {
@@ -416,6 +472,7 @@ void WorkerService::Enqueue(uint64_t session_id, v1::WorkerMessage message) {
 }
 
 void WorkerService::Remove(uint64_t session_id) {
+  journal_.OnSessionClosed(session_id);
   absl::MutexLock lock(&mutex_);
   sessions_.erase(session_id);
   if (engine_ != nullptr) engine_->CloseSession(session_id);
@@ -442,6 +499,7 @@ void WorkerService::HeartbeatMain() {
       *beat.mutable_experts()->mutable_choices() = {stats.expert_choices.begin(),
                                                     stats.expert_choices.end()};
     }
+    beat.set_price_usd_per_hour(static_cast<double>(stats.nano_usd_per_hour) / 1e9);
     FillLoad(stats.load, *beat.mutable_load());
     for (auto& [id, reactor] : sessions_) {
       if (now_ns > reactor->lease_until_ns()) {

@@ -19,12 +19,13 @@
 #include "base/status.h"
 #include "facet/worker/v1/worker.grpc.pb.h"
 #include "worker/engine/engine.h"
+#include "worker/service/usage_journal.h"
 
 namespace facet::worker {
 
 class WorkerService final : public v1::WorkerService::CallbackService, public EngineSink {
  public:
-  explicit WorkerService(const Clock& clock);
+  WorkerService(const Clock& clock, UsageJournalOptions journal);
   ~WorkerService() override;
 
   // Begins to serve, or does so again after SetNotReady; the engine must outlive the service.
@@ -36,8 +37,11 @@ class WorkerService final : public v1::WorkerService::CallbackService, public En
   // Ends every session and refuses new ones, for this reason (with an ErrorInfo), until Serve.
   void SetNotReady(Status why);
 
-  // Ends every session; nothing is published any more.
+  // Ends every session after what it has been given; nothing is published any more.
   void Shutdown();
+
+  // Settled accounts that wait for a router.
+  UsageJournal& journal() { return journal_; }
 
   grpc::ServerUnaryReactor* Describe(grpc::CallbackServerContext* context,
                                      const v1::DescribeRequest* request,
@@ -51,6 +55,7 @@ class WorkerService final : public v1::WorkerService::CallbackService, public En
   // EngineSink, on the engine thread.
   void OnStepFrame(StepFrame frame) override;
   void OnRefusal(Refusal refusal) override;
+  void OnSettled(SettledAccount account) override;
   void OnLost(const Status& cause) override;
 
  private:
@@ -71,6 +76,7 @@ class WorkerService final : public v1::WorkerService::CallbackService, public En
   std::map<uint64_t, Reactor*> sessions_ ABSL_GUARDED_BY(mutex_);
   uint64_t next_session_id_ ABSL_GUARDED_BY(mutex_) = 1;
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
+  UsageJournal journal_;
   std::thread heartbeat_thread_;
 };
 

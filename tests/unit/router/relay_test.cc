@@ -35,12 +35,17 @@ class FakePorts final : public RelayPorts {
 
   void FrameDone(int, uint64_t) override { ++frames_done; }
 
+  void Settle(std::vector<v1::UsageRecord> records, int worker, uint64_t) override {
+    for (v1::UsageRecord& record : records) settled.emplace_back(worker, std::move(record));
+  }
+
   void RequestEnded() override { ++ended; }
 
   std::vector<QueuedRequest> queued;
   std::vector<std::string> removed;
   std::vector<worker::v1::Cancel> cancels;
   int64_t credits_returned = 0;
+  std::vector<std::pair<int, v1::UsageRecord>> settled;  // With the worker, -1 for the router.
   int frames_done = 0;
   int ended = 0;
 };
@@ -231,6 +236,47 @@ TEST_F(RelayTest, AChargeAfterTheEndStillCounts) {
   EXPECT_EQ(stream->finished.usage().cost_nano_usd(), 3);
   EXPECT_EQ(metrics_.Write()->charged.At("m", "default").value(), 6);
   EXPECT_EQ(metrics_.Write()->frames_dropped.At("unknown_request").value(), 0);
+}
+
+TEST_F(RelayTest, ASettledRecordLearnsHowTheAnswerEnded) {
+  AddRunning("a");
+  TokenDelta last = Delta("a", 0, "x");
+  last.set_finish(Finish::FINISH_STOP);
+  Frame(last);
+  SettledArrived arrived{.worker = 0, .session = kSession};
+  arrived.records.resize(2);
+  arrived.records[0].set_request_id("a");
+  arrived.records[0].set_epoch(1);
+  arrived.records[1].set_request_id("of another router");
+  shard_.Turn(One(std::move(arrived)));
+  ASSERT_EQ(ports_.settled.size(), 2u);
+  EXPECT_EQ(ports_.settled[0].first, 0) << "the worker waits for a confirmation";
+  EXPECT_EQ(ports_.settled[0].second.outcome(), "OK");
+  EXPECT_EQ(ports_.settled[1].second.outcome(), "");
+  shard_.Turn(One(WorkerLost{.worker = 0, .session = kSession, .reason = "gone"}));
+  EXPECT_EQ(ports_.settled.size(), 2u) << "its account is closed";
+}
+
+TEST_F(RelayTest, AccountsThatAreOpenWhenAWorkerIsLostAreSettledByTheRouter) {
+  AddRunning("ended");
+  AddRunning("runs");
+  TokenDelta last = Delta("ended", 0, "x");
+  last.set_finish(Finish::FINISH_STOP);
+  Frame(last);
+  Frame(Delta("ended", 1, ""));  // A step that was under way.
+  Frame(Delta("runs", 0, "x"));
+  shard_.Turn(One(WorkerLost{.worker = 0, .session = kSession, .reason = "gone"}));
+  ASSERT_EQ(ports_.settled.size(), 2u);
+  for (const auto& [worker, record] : ports_.settled) {
+    const bool ended = record.request_id() == "ended";
+    EXPECT_EQ(worker, -1);
+    EXPECT_EQ(record.settled_by(), "router");
+    EXPECT_EQ(record.tenant(), "default");
+    EXPECT_EQ(record.outcome(), ended ? "OK" : "UNAVAILABLE");
+    EXPECT_EQ(record.finish(), ended ? "stop" : "lost");
+    EXPECT_EQ(record.decode_nano_usd(), ended ? 6 : 3);
+    EXPECT_EQ(record.prompt_tokens(), 2);
+  }
 }
 
 TEST_F(RelayTest, AClientThatLeavesCancelsTheWork) {

@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
 #include <random>
+#include <set>
 
 #include "tests/support/counting_executor.h"
 #include "tests/support/engine_driver.h"
@@ -19,7 +21,7 @@ worker::EngineOptions Options(int32_t chunk = 64) {
                         .step_tokens_max = 64,
                         .chunk_tokens_max = chunk,
                         .context_tokens_max = 4096},
-          .price_usd_per_hour = 3.6};
+          .prices = worker::PriceSchedule(3.6)};
 }
 
 worker::SequenceRequest Request(const std::string& id, int prompt, int32_t output) {
@@ -30,6 +32,7 @@ worker::SequenceRequest Request(const std::string& id, int prompt, int32_t outpu
 // The tokens that follow a prompt of this length.
 std::vector<int32_t> Counted(int prompt, int output) {
   std::vector<int32_t> tokens;
+  tokens.reserve(output);
   for (int i = 0; i < output; ++i) tokens.push_back((prompt + i) % 1000);
   return tokens;
 }
@@ -75,6 +78,8 @@ TEST(EngineTest, CommittedTokensAreNotGivenAgain) {
 
     void OnRefusal(worker::Refusal) override { FAIL(); }
 
+    void OnSettled(worker::SettledAccount) override {}
+
     void OnLost(const Status&) override { FAIL(); }
 
     std::vector<int32_t> positions;
@@ -89,6 +94,10 @@ TEST(EngineTest, CommittedTokensAreNotGivenAgain) {
   }
   EXPECT_EQ(sink.positions, (std::vector<int32_t>{2, 3, 4}));
   EXPECT_EQ(sink.tokens, (std::vector<int32_t>{12, 13, 14}));
+  const worker::EngineStats stats = engine.Stats();
+  EXPECT_GT(stats.wasted_ns.at("migration_replay"), 0);
+  EXPECT_EQ(stats.wasted_ns.at("migration_replay"), stats.tenants.at("").prefill.ns)
+      << "prompt and committed tokens were computed by the worker before";
 }
 
 TEST(EngineTest, BadLogitsEndThatSequenceAlone) {
@@ -155,10 +164,10 @@ TEST(EngineTest, AFailedStepLosesEverySequenceAndOnlyThose) {
   EXPECT_EQ(lost_before, 1u) << "told of the loss, then of its end";
   EXPECT_EQ(driver.answer("late").tokens, Counted(30, 5));
   const worker::EngineStats stats = driver.engine().Stats();
-  EXPECT_GT(stats.state_ns[static_cast<int>(worker::DeviceState::kFault)], 0);
-  int64_t sum_ns = 0;
-  for (const int64_t ns : stats.state_ns) sum_ns += ns;
-  EXPECT_EQ(sum_ns, stats.held_ns);
+  EXPECT_GT(stats.states[static_cast<int>(worker::DeviceState::kFault)].ns, 0);
+  worker::Spent sum;
+  for (const worker::Spent& spent : stats.states) sum += spent;
+  EXPECT_EQ(sum, stats.held);
 }
 
 TEST(EngineTest, AnEndTakesBackAResumeThatHasNotCome) {
@@ -219,28 +228,47 @@ TEST(EngineTest, EveryNanosecondOfAStepIsChargedAndOnce) {
   EngineDriver driver(Options(), executor);
   for (int i = 0; i < 5; ++i) driver.Submit(Request(StrCat(i), 10 + 31 * i, 20 + i));
   ASSERT_TRUE(driver.RunAll());
-  int64_t charged = 0;
-  int64_t cost = 0;
+  worker::Spent charged;
   for (int i = 0; i < 5; ++i) {
     const Answer& answer = driver.answer(StrCat(i));
-    charged += answer.prefill_ns + answer.decode_ns;
-    cost += answer.cost_nano_usd;
+    charged += {.ns = answer.prefill_ns + answer.decode_ns, .nano_usd = answer.cost_nano_usd};
   }
   const worker::EngineStats stats = driver.engine().Stats();
-  int64_t busy = 0;
-  int64_t held = 0;
+  worker::Spent busy;
+  worker::Spent held;
   for (int i = 0; i < worker::kNumDeviceStates; ++i) {
-    const auto state = static_cast<worker::DeviceState>(i);
-    held += stats.state_ns[i];
-    if (state == worker::DeviceState::kPrefill || state == worker::DeviceState::kDecode ||
-        state == worker::DeviceState::kMixed) {
-      busy += stats.state_ns[i];
-    }
+    held += stats.states[i];
+    if (worker::IsBusy(static_cast<worker::DeviceState>(i))) busy += stats.states[i];
   }
   EXPECT_EQ(charged, busy);
-  EXPECT_EQ(held, stats.held_ns);
-  // 3.6 USD an hour is one nano-USD a microsecond; each account rounds down by less than one.
-  EXPECT_NEAR(static_cast<double>(cost), static_cast<double>(busy) / 1000, 10);
+  EXPECT_EQ(held, stats.held);
+  // 3.6 USD an hour is one nano-USD a microsecond.
+  EXPECT_EQ(held.nano_usd, held.ns / 1000);
+}
+
+// What a sequence was charged is waste once, whatever becomes of it.
+TEST(EngineTest, WasteIsCountedOnceWhateverItsReason) {
+  CountingExecutor executor({.num_slabs = 12, .bad_position = 25});
+  EngineDriver driver(Options(), executor);
+  driver.Submit(Request("bad", 20, 8));
+  ASSERT_TRUE(driver.RunAll());
+  EXPECT_GT(driver.engine().Stats().wasted_ns.at("error"), 0);
+  for (int i = 0; i < 3; ++i) driver.Submit(Request(StrCat(i), 40, 60));
+  for (int i = 0; i < 30; ++i) driver.engine().Step();
+  for (int i = 0; i < 3; ++i) {
+    driver.engine().CancelRequest(EngineDriver::kSession, StrCat(i), 1, FinishReason::kCancelled,
+                                  /*wasted=*/true);
+  }
+  ASSERT_TRUE(driver.RunAll());
+  const worker::EngineStats stats = driver.engine().Stats();
+  EXPECT_GT(stats.wasted_ns.at("client_gone"), 0);
+  int64_t total_ns = 0;
+  for (int i = 0; i < worker::kNumDeviceStates; ++i) {
+    if (worker::IsBusy(static_cast<worker::DeviceState>(i))) total_ns += stats.states[i].ns;
+  }
+  int64_t wasted_ns = 0;
+  for (const auto& [reason, ns] : stats.wasted_ns) wasted_ns += ns;
+  EXPECT_EQ(wasted_ns, total_ns) << "nobody got anything whole";
 }
 
 TEST(EngineTest, DrainFinishesWhatRunsAndRefusesTheRest) {
@@ -293,6 +321,91 @@ TEST(EngineTest, RandomTrafficInSmallPoolsEndsWell) {
     }
     EXPECT_EQ(driver.engine().Stats().load.kv_bytes_used, 0);
   }
+}
+
+// Ends of every kind at random: what was settled is what the tenants were charged, and what the
+// frames of open sessions said, each sequence once.
+TEST(EngineTest, SettledAccountsSumToTheTotalsOfTheirTenants) {
+  for (uint32_t seed = 0; seed < 40; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937 random(seed);
+    const bool group_ends = seed % 3 == 0;
+    CountingExecutor executor({.num_slabs = 12 + static_cast<int64_t>(random() % 20),
+                               .device_ns = 1'000'003,
+                               .fail_step = group_ends ? 60 : -1});
+    EngineDriver driver(Options(1 + static_cast<int32_t>(random() % 64)), executor);
+    const int32_t longest = driver.engine().context_tokens_max();
+    for (int i = 0; i < 30; ++i) {
+      worker::SequenceRequest request = Request(StrCat(i), 1 + static_cast<int>(random() % 60),
+                                                1 + static_cast<int32_t>(random() % 40));
+      request.tenant = StrCat("tenant-", i % 3);
+      if (i % 7 == 3) request.deadline_unix_ns = Clock::Real().UnixNs() + 200'000;
+      ASSERT_LE(100, longest);
+      driver.Submit(std::move(request));
+      for (uint32_t step = random() % 10; step > 0; --step) driver.engine().Step();
+      if (random() % 4 == 0) {
+        driver.engine().CancelRequest(EngineDriver::kSession, StrCat(random() % (i + 1)), 1,
+                                      FinishReason::kCancelled, true);
+      }
+      if (random() % 16 == 0) {
+        driver.engine().CloseSession(EngineDriver::kSession);
+        driver.engine().OpenSession(EngineDriver::kSession);
+      }
+    }
+    ASSERT_TRUE(driver.RunAll(200'000));
+    std::map<std::string, worker::TenantUse> sums;
+    std::map<std::string, int64_t> wasted_ns;
+    std::set<std::string> ids;
+    for (const worker::SettledAccount& account : driver.settled()) {
+      EXPECT_TRUE(ids.insert(account.request_id).second) << account.request_id;
+      EXPECT_NE(account.finish, FinishReason::kNone);
+      EXPECT_LE(account.start_unix_ns, account.end_unix_ns);
+      worker::TenantUse& sum = sums[account.tenant];
+      sum.prefill += account.prefill;
+      sum.decode += account.decode;
+      sum.prompt_tokens += account.num_prompt_tokens;
+      sum.output_tokens += account.num_output_tokens;
+      int64_t wasted = 0;
+      for (const auto& [reason, ns] : account.wasted_ns) {
+        wasted += ns;
+        wasted_ns[reason] += ns;
+      }
+      EXPECT_LE(wasted, account.prefill.ns + account.decode.ns);
+      const Answer& answer = driver.answer(account.request_id);
+      EXPECT_GE(account.prefill.ns + account.decode.ns, answer.prefill_ns + answer.decode_ns);
+      if (answer.finish == FinishReason::kLength) {
+        EXPECT_EQ(account.prefill.nano_usd + account.decode.nano_usd, answer.cost_nano_usd);
+      }
+    }
+    const worker::EngineStats stats = driver.engine().Stats();
+    EXPECT_GT(sums.size(), 1u);
+    for (const auto& [tenant, use] : stats.tenants) {
+      EXPECT_EQ(sums[tenant].prefill, use.prefill);
+      EXPECT_EQ(sums[tenant].decode, use.decode);
+      EXPECT_EQ(sums[tenant].prompt_tokens, use.prompt_tokens);
+      EXPECT_EQ(sums[tenant].output_tokens, use.output_tokens);
+    }
+    for (const auto& [reason, ns] : stats.wasted_ns) EXPECT_EQ(wasted_ns[reason], ns) << reason;
+  }
+}
+
+TEST(EngineTest, AnAccountIsSettledAfterItsLastFrame) {
+  CountingExecutor executor({});
+  EngineDriver driver(Options(), executor);
+  worker::SequenceRequest request = Request("a", 10, 40);
+  request.stop_ids = {13};  // The step after it is under way by then.
+  driver.Submit(std::move(request));
+  while (driver.settled().empty()) ASSERT_TRUE(driver.engine().Step());
+  const worker::SettledAccount& account = driver.settled()[0];
+  const Answer& answer = driver.answer("a");
+  EXPECT_EQ(account.finish, FinishReason::kStop);
+  EXPECT_EQ(account.num_prompt_tokens, 10);
+  EXPECT_EQ(account.num_output_tokens, 4);
+  EXPECT_EQ(account.decode.ns, answer.decode_ns);
+  EXPECT_EQ(account.prefill.nano_usd + account.decode.nano_usd, answer.cost_nano_usd);
+  EXPECT_GT(account.wasted_ns.at("overrun"), 0);
+  EXPECT_GE(account.last_token_unix_ns, account.first_token_unix_ns);
+  EXPECT_GT(account.end_unix_ns, account.last_token_unix_ns);
 }
 
 TEST(EngineTest, CreditsGrowAsRequestsEnd) {

@@ -24,6 +24,8 @@ class CountingSink final : public worker::EngineSink {
     ++num_ended_;
   }
 
+  void OnSettled(worker::SettledAccount) override {}
+
   void OnLost(const Status& cause) override { FAIL() << MessageOf(cause); }
 
   void AwaitEnded(int count) {
@@ -62,7 +64,7 @@ TEST(EngineThreadTest, EveryRequestEndsWhoeverPostsIt) {
         if (i % 5 == 0) {
           engine.CancelRequest(session, StrCat(i), 1, worker::FinishReason::kCancelled, true);
         }
-        EXPECT_GE(engine.Stats().held_ns, 0);
+        EXPECT_GE(engine.Stats().held.ns, 0);
       }
     });
   }

@@ -50,7 +50,7 @@ class Hub : private GroupHub::Wire {
 
   void SayStep(int64_t connection, int64_t step, int64_t num_tokens, int64_t epoch = 1) {
     Say(connection,
-        {.type = ControlType::kStep, .epoch = epoch, .step = step, .numbers = {num_tokens, 0}});
+        {.type = ControlType::kStep, .epoch = epoch, .step = step, .numbers = {num_tokens, 0, 0}});
   }
 
   // The data paths of these ranks, which are all, are whole: steps count from 0.
@@ -149,7 +149,7 @@ TEST(GroupHubTest, AStepCallsTheOthersAndBeginsWithWhatAllBrought) {
   hub.SayStep(zero, 0, 0);
   for (const int64_t rank : {zero, one}) {
     EXPECT_EQ(hub.Last(rank).type, ControlType::kBegins);
-    EXPECT_THAT(hub.Last(rank).numbers, ElementsAre(0, 0, 7, 0));
+    EXPECT_THAT(hub.Last(rank).numbers, ElementsAre(0, 0, 0, 7, 0, 0));
   }
   hub.SayStep(zero, 1, 1);
   EXPECT_EQ(hub.Last(one).type, ControlType::kCalled);
@@ -234,7 +234,7 @@ TEST(GroupHubTest, ARankThatLeavesAfterEverybodysLastStepIsNoLoss) {
   const int64_t one = hub.Come(1);
   hub.Connect({zero, one});
   for (const int64_t rank : {zero, one}) {
-    hub.Say(rank, {.type = ControlType::kStep, .epoch = 1, .numbers = {0, 1}});
+    hub.Say(rank, {.type = ControlType::kStep, .epoch = 1, .numbers = {0, 0, 1}});
   }
   hub.Say(one, {.type = ControlType::kLeave, .rank = 1, .epoch = 1});
   EXPECT_EQ(hub.Last(zero).type, ControlType::kLeave);

@@ -116,6 +116,8 @@ class Sink final : public worker::EngineSink {
 
   void OnRefusal(worker::Refusal refusal) override { ADD_FAILURE() << refusal.status; }
 
+  void OnSettled(worker::SettledAccount) override {}
+
   void OnLost(const Status& cause) override {
     absl::MutexLock lock(&mutex_);
     lost_.push_back(MessageOf(cause));
@@ -181,7 +183,8 @@ class Rank {
                                                                      .waiting_max = 100,
                                                                      .step_tokens_max = 32,
                                                                      .chunk_tokens_max = 32,
-                                                                     .context_tokens_max = 200}},
+                                                                     .context_tokens_max = 200},
+                                                       .prices = worker::PriceSchedule(3.6)},
                                  *executor_, sink_, Clock::Real());
     if (num_ranks > 1) engine_->Suspend(Unavailable("not formed"));
     engine_->Start();
@@ -338,6 +341,52 @@ TEST_P(CpuRankGroupTest, ARankThatPreemptsKeepsItsTokens) {
   EXPECT_EQ(ranks_[0]->sink().tokens(), wanted);
   EXPECT_GT(ranks_[0]->engine().Stats().preemptions, 0);
   LeaveAll();
+}
+
+// What requests of a rank paid is what its device spent, what others' devices did for them less
+// what it did for others'. Returns what was paid.
+worker::Spent ExpectSumsHold(const worker::EngineStats& stats) {
+  worker::Spent paid;
+  for (const auto& [tenant, use] : stats.tenants) {
+    paid += use.prefill;
+    paid += use.decode;
+  }
+  worker::Spent spent = stats.borrowed;
+  spent -= stats.lent;
+  worker::Spent held;
+  for (int i = 0; i < worker::kNumDeviceStates; ++i) {
+    held += stats.states[i];
+    if (worker::IsBusy(static_cast<worker::DeviceState>(i))) spent += stats.states[i];
+  }
+  EXPECT_EQ(paid, spent);
+  EXPECT_EQ(held, stats.held);
+  return paid;
+}
+
+TEST_P(RankGroupTest, RequestsOfOneRankPayForTheDevicesOfAll) {
+  Start(2);
+  for (int i = 0; i < 4; ++i) ranks_[0]->Submit(i, Tokens(20));
+  ranks_[0]->sink().AwaitEnded(4);
+  LeaveAll();
+  const worker::EngineStats busy = ranks_[0]->engine().Stats();
+  const worker::EngineStats idle = ranks_[1]->engine().Stats();
+  const worker::Spent paid = ExpectSumsHold(busy);
+  EXPECT_EQ(busy.lent, worker::Spent());
+  EXPECT_EQ(paid.ns, 2 * busy.borrowed.ns) << "two devices, no other rank's request";
+  EXPECT_EQ(ExpectSumsHold(idle), worker::Spent());
+  EXPECT_EQ(idle.borrowed, worker::Spent());
+  EXPECT_EQ(idle.lent, idle.states[static_cast<int>(worker::DeviceState::kAssist)]);
+  EXPECT_GT(idle.lent.ns, 0);
+  std::printf("borrowed %.3f ms, lent %.3f ms: each rank has a clock of its own\n",
+              static_cast<double>(busy.borrowed.ns) / 1e6, static_cast<double>(idle.lent.ns) / 1e6);
+}
+
+TEST_P(RankGroupTest, RanksThatWorkTogetherKeepTheirSums) {
+  Start(2);
+  for (int i = 0; i < 8; ++i) ranks_[static_cast<size_t>(i % 2)]->Submit(i, Tokens(5 * (i + 1)));
+  for (auto& rank : ranks_) rank->sink().AwaitEnded(4);
+  LeaveAll();
+  for (auto& rank : ranks_) EXPECT_GT(ExpectSumsHold(rank->engine().Stats()).ns, 0);
 }
 
 TEST_P(RankGroupTest, ARankThatDiesLosesTheStepAndTheGroupFormsAgain) {

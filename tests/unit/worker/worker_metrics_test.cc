@@ -16,14 +16,14 @@ TEST(WorkerMetricsPageTest, ExportsEveryStateOfTheEngineAsItIsAtTheScrape) {
   EXPECT_THAT(MetricsText(page), Not(HasSubstr("state=")));
 
   EngineStats stats;
-  page.Follow([&stats] { return stats; },
-              {.pool = "p", .model = "m", .device_class = "cpu", .worker = "p/0"},
-              /*price_usd_per_hour=*/3.6);
+  page.Follow([&stats] { return stats; }, [] { return UsageJournalStats{}; },
+              {.pool = "p", .model = "m", .device_class = "cpu", .worker = "p/0"});
   const std::string labels = R"({pool="p",model="m",device_class="cpu",worker="p/0",state=)";
-  for (const char* state : {"loading", "idle", "prefill", "decode", "mixed", "drain", "fault"}) {
+  for (const char* state :
+       {"loading", "idle", "prefill", "decode", "mixed", "assist", "drain", "fault"}) {
     EXPECT_THAT(MetricsText(page), HasSubstr(labels + "\"" + state + "\"} 0\n"));
   }
-  stats.state_ns[static_cast<int>(DeviceState::kIdle)] = 2'000'000'000;
+  stats.states[static_cast<int>(DeviceState::kIdle)] = {.ns = 2'000'000'000, .nano_usd = 2'000'000};
   EXPECT_THAT(MetricsText(page), HasSubstr(labels + "\"idle\"} 2\n"));
   EXPECT_THAT(MetricsText(page), HasSubstr(R"(reason="no_demand"} 0.002)"));
 
