@@ -79,12 +79,12 @@ class Histogram {
   double sum_ = 0;
 };
 
-// One metric name with its cells by label values. After kCellsMax distinct label sets all further
-// ones share a cell whose values are "other".
+// One metric name with its cells by label values. Values that clients bring go through BoundedLabels
+// first; as a last resort all label sets after kCellsMax share a cell whose values are "other".
 template <typename CellType>
 class MetricCells {
  public:
-  static constexpr size_t kCellsMax = 1000;
+  static constexpr size_t kCellsMax = 10'000;
 
   const std::string& name() const { return name_; }
 

@@ -20,6 +20,8 @@ constexpr NumberBound kBounds[] = {
     {"facet.v1.RouterConfig.relay_threads", 0, 64},
     {"facet.v1.RouterConfig.prepare_threads", 0, 64},
     {"facet.v1.RouterConfig.drain_ms_max", 0, 3'600'000},
+    {"facet.v1.SloConfig.ttft_ms_max", 0, 3'600'000},
+    {"facet.v1.SloConfig.tpot_ms_max", 0, 3'600'000},
     {"facet.v1.PoolConfig.threads", 0, 1024},
     {"facet.v1.PoolConfig.kv_bytes", 0, int64_t{1} << 45},
     {"facet.v1.PoolConfig.context_tokens_max", 0, 262'144},
@@ -103,6 +105,11 @@ void FillDefaults(v1::ClusterConfig& config) {
   router.set_prepare_threads(OrDefault(router.prepare_threads(), 1));
   router.set_drain_ms_max(OrDefault<int64_t>(router.drain_ms_max(), 30'000));
   router.set_name(OrDefault<std::string>(router.name(), "router"));
+  for (v1::ModelConfig& model : *config.mutable_models()) {
+    v1::SloConfig& slo = *model.mutable_slo();
+    slo.set_ttft_ms_max(OrDefault<int64_t>(slo.ttft_ms_max(), 2'000));
+    slo.set_tpot_ms_max(OrDefault<int64_t>(slo.tpot_ms_max(), 100));
+  }
   for (v1::PoolConfig& pool : *config.mutable_pools()) {
     pool.set_device(OrDefault<std::string>(pool.device(), "cpu"));
     pool.set_dtype(OrDefault<std::string>(pool.dtype(), "bf16"));

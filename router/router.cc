@@ -35,6 +35,12 @@ std::vector<WorkerConfig> WorkersOf(const v1::ClusterConfig& config,
   return workers;
 }
 
+std::map<std::string, v1::SloConfig> SlosOf(const v1::ClusterConfig& config) {
+  std::map<std::string, v1::SloConfig> slos;
+  for (const v1::ModelConfig& model : config.models()) slos[model.name()] = model.slo();
+  return slos;
+}
+
 }  // namespace
 
 StatusOr<std::unique_ptr<Router>> Router::Create(const v1::ClusterConfig& config,
@@ -61,6 +67,7 @@ Router::Router(const v1::ClusterConfig& config,
       clock_(clock),
       started_ns_(clock.NowNs()),
       models_(std::move(models)),
+      ledger_(metrics_, SlosOf(config)),
       router_id_(options.router_id.empty() ? StrCat("router-", options.random_seed)
                                            : options.router_id),
       usage_ledger_({.directory = config.ledger_directory(),

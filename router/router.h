@@ -119,7 +119,7 @@ class Router final : public WorkerLinkListener, public RelayPorts, public Reques
   const std::vector<ServedModel> models_;
   std::atomic<bool> draining_{false};
   MetricsPage<RouterMetrics> metrics_;
-  Ledger ledger_{metrics_};
+  Ledger ledger_;
   const std::string router_id_;
   UsageLedger usage_ledger_;
   std::function<void(const FleetSnapshot&)> snapshot_listener_;

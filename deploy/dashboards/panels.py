@@ -203,6 +203,17 @@ LATENCY = Dashboard(
                   {"{{model}} availability": "model:facet_requests_failed:ratio_rate1h / 0.001",
                    "{{model}} TTFT": "model:facet_ttft_late:ratio_rate1h / 0.01"}),
         ]),
+        Row("Do requests get what the model's slo promises?", [
+            Panel("Requests that did", "percentunit",
+                  "By promise; all is both and a good end. What a client did wrong or gave up does "
+                  "not count.",
+                  {"{{model}} {{slo}}":
+                   rate("facet_slo_requests_total", "model, slo", 'result="met"') + " / "
+                   + rate("facet_slo_requests_total", "model, slo", 'result=~"met|missed"')}),
+            Panel("Goodput, tokens per second", "short",
+                  "Output tokens of requests that met every promise.",
+                  {"{{model}}": rate("facet_goodput_tokens_total", "model")}),
+        ]),
         Row("How long until the first token?", [
             latency("Time to first token", "facet_time_to_first_token_seconds",
                     "Arrival at the router to the first committed token."),
@@ -290,6 +301,9 @@ ROUTER = Dashboard(
             Panel("Requests without a valid key, per second", "short",
                   "Refused before anything else is looked at.",
                   {"{{front}}": rate("facet_requests_unauthenticated_total", "front")}),
+            Panel("Records counted under other, per second", "short",
+                  "A label had its 1000 values already; the ledger still has the names.",
+                  {"{{label}}": rate("facet_label_overflow_total", "label")}),
         ]),
     ])
 

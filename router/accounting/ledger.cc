@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "proto/grpc_status.h"
+#include "router/accounting/slo.h"
 
 namespace facet::router {
 
@@ -10,19 +11,32 @@ void Ledger::Record(const UsageRecord& record) {
   const std::string code = CodeName(record.status.code());
   {
     auto metrics = metrics_.Write();
+    const std::string tenant = TenantLabel(*metrics.operator->(), record.tenant);
     const auto count = [&](std::string_view kind, int64_t tokens) {
-      metrics->tokens.At(record.model, record.tenant, kind).Add(tokens);
+      metrics->tokens.At(record.model, tenant, kind).Add(tokens);
     };
     metrics->requests.At(record.model, code).Add(1);
     if (record.attempts > 0) {
       count("prompt", usage.prompt_tokens());
       count("output", usage.completion_tokens() - usage.thinking_tokens());
       count("output_thinking", usage.thinking_tokens());
-      metrics->charged.At(record.model, record.tenant).Add(usage.cost_nano_usd());
+      metrics->charged.At(record.model, tenant).Add(usage.cost_nano_usd());
       metrics->request_time.At(record.model).Observe(usage.total_ms() / 1000);
     }
     if (record.status.ok() && usage.completion_tokens() > 1) {
       metrics->tpot.At(record.model).Observe(usage.tpot_ms() / 1000);
+    }
+    if (const auto slo = slos_.find(record.model); slo != slos_.end()) {
+      const SloVerdict verdict = JudgeSlo(record.status, usage, slo->second);
+      const auto judge = [&](std::string_view name, SloResult result) {
+        metrics->slo_requests.At(record.model, name, NameOf(result)).Add(1);
+      };
+      judge("ttft", verdict.ttft);
+      judge("tpot", verdict.tpot);
+      judge("all", verdict.all);
+      if (verdict.all == SloResult::kMet) {
+        metrics->goodput_tokens.At(record.model).Add(usage.completion_tokens());
+      }
     }
   }
   Log(kInfo, "request finished",
@@ -50,7 +64,14 @@ void Ledger::Record(const UsageRecord& record) {
 void Ledger::ChargeLate(const std::string& model,
                         const std::string& tenant,
                         int64_t cost_nano_usd) {
-  metrics_.Write()->charged.At(model, tenant).Add(cost_nano_usd);
+  auto metrics = metrics_.Write();
+  metrics->charged.At(model, TenantLabel(*metrics.operator->(), tenant)).Add(cost_nano_usd);
+}
+
+std::string Ledger::TenantLabel(RouterMetrics& metrics, const std::string& tenant) {
+  if (tenants_.Admit(tenant)) return tenant;
+  metrics.label_overflow.At("tenant").Add(1);
+  return BoundedLabels::kOther;
 }
 
 }  // namespace facet::router

@@ -4,10 +4,14 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
+#include <utility>
 
+#include "base/bounded_labels.h"
 #include "base/metrics.h"
 #include "base/status.h"
+#include "facet/v1/config.pb.h"
 #include "facet/v1/inference.pb.h"
 #include "metrics_registry.h"
 
@@ -28,8 +32,9 @@ struct UsageRecord {
 
 class Ledger {
  public:
-  // The page must outlive the ledger.
-  explicit Ledger(MetricsPage<RouterMetrics>& metrics) : metrics_(metrics) {}
+  // slos: by model. The page must outlive the ledger.
+  Ledger(MetricsPage<RouterMetrics>& metrics, std::map<std::string, v1::SloConfig> slos)
+      : metrics_(metrics), slos_(std::move(slos)) {}
 
   void Record(const UsageRecord& record);
 
@@ -38,7 +43,12 @@ class Ledger {
   void ChargeLate(const std::string& model, const std::string& tenant, int64_t cost_nano_usd);
 
  private:
+  // The tenant as metrics name it.
+  std::string TenantLabel(RouterMetrics& metrics, const std::string& tenant);
+
   MetricsPage<RouterMetrics>& metrics_;
+  const std::map<std::string, v1::SloConfig> slos_;
+  BoundedLabels tenants_;  // Guarded by the page's lock.
 };
 
 }  // namespace facet::router

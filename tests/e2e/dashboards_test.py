@@ -19,7 +19,7 @@ VARIABLES = {**PLACE, 'model': '.*', 'pool': '.*', 'tenant': '.*', '__rate_inter
              '__range': '5m'}
 # Without data while nothing goes wrong and little is asked.
 RARE = re.compile('facet_(worker_lost|frames_dropped|slow_consumers|requests_unauthenticated|'
-                  'expert_choices)_total')
+                  'expert_choices|label_overflow)_total')
 QUESTIONS = ('What is the capital of France?', 'Tell me a story.', 'Count from one to five.')
 ROUNDS = 3
 

@@ -149,7 +149,7 @@ class RelayTest : public ::testing::Test {
   ServedModel model_ = testing::SmallModel();
   testing::FakeClock clock_;
   MetricsPage<RouterMetrics> metrics_;
-  Ledger ledger_{metrics_};
+  Ledger ledger_{metrics_, {}};
   FakePorts ports_;
   RelayShard shard_{RelayOptions(), clock_, metrics_, ledger_, ports_};
 };
