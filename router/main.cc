@@ -22,6 +22,7 @@ constexpr absl::Duration kHealthTimeout = absl::Seconds(4);
 
 struct Flags {
   std::string config;
+  std::string name;
   std::string grpc_address;
   std::string http_address;
   std::string metrics_address;
@@ -57,6 +58,10 @@ Status Serve(const Flags& flags) {
   std::signal(SIGPIPE, SIG_IGN);
   FACET_ASSIGN_OR_RETURN(v1::ClusterConfig config, ReadClusterConfig(flags.config));
   v1::RouterConfig& router = *config.mutable_router();
+  if (flags.name.find('/') != std::string::npos) {
+    return InvalidArgument("--name is \"", flags.name, "\"; it is part of file names: no /");
+  }
+  if (!flags.name.empty()) router.set_name(flags.name);
   if (!flags.grpc_address.empty()) router.set_grpc_address(flags.grpc_address);
   if (!flags.http_address.empty()) router.set_http_address(flags.http_address);
   if (!flags.metrics_address.empty()) router.set_metrics_address(flags.metrics_address);
@@ -87,6 +92,7 @@ int Main(int argc, char** argv) {
   CLI::App app("Routes requests for Gemma models to workers: gRPC and an OpenAI-compatible API.",
                "facet-router");
   app.add_option("--config", flags.config, "The cluster's YAML file")->required();
+  app.add_option("--name", flags.name, "In the names of its usage files, instead of the config's");
   app.add_option("--grpc-address", flags.grpc_address, "host:port, instead of the config's");
   app.add_option("--http-address", flags.http_address, "host:port or off, likewise");
   app.add_option("--metrics-address", flags.metrics_address, "host:port or off, likewise");

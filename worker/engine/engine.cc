@@ -209,7 +209,7 @@ TokenDelta Engine::CommitRow(const PlannedChunk& chunk, RowResult& row, const Ch
   if (request.sampling.num_logprobs > 0) delta.logprobs.push_back(std::move(row));
   ++seq.num_published;
   stats_.Update([&](EngineStats& stats) {
-    ++stats.tenants[request.tenant].output_tokens;
+    ++stats.UseOf(request.tenant).output_tokens;
     ++stats.load.output_tokens_total;
   });
   const bool stop = std::find(request.stop_ids.begin(), request.stop_ids.end(),
@@ -261,7 +261,7 @@ void Engine::Bill(const PlannedChunk& chunk, const Charge& charge, EngineStats& 
   FACET_CHECK(it != accounts_.end());
   SettledAccount& account = it->second;
   account.end_unix_ns = clock_.UnixNs();
-  TenantUse& use = stats.tenants[seq.request().tenant];
+  TenantUse& use = stats.UseOf(seq.request().tenant);
   (charge.is_decode ? account.decode : account.prefill) += charge.spent;
   (charge.is_decode ? use.decode : use.prefill) += charge.spent;
   const auto waste = [&](const char* reason, int64_t ns) {
@@ -337,7 +337,7 @@ void Engine::OnCommand(SequenceRequest& request) {
   }
   accounts_[scheduler_.Find(session_id, id)] = {.start_unix_ns = clock_.UnixNs()};
   stats_.Update([&](EngineStats& stats) {
-    stats.tenants[tenant].prompt_tokens += prompt_tokens;
+    stats.UseOf(tenant).prompt_tokens += prompt_tokens;
     stats.load.prompt_tokens_total += prompt_tokens;
   });
 }

@@ -5,6 +5,13 @@
 
 namespace facet::worker {
 
+TenantUse& EngineStats::UseOf(const std::string& tenant) {
+  if (const auto found = tenants.find(tenant); found != tenants.end()) return found->second;
+  if (tenants.size() + 1 < kTenantsMax) return tenants[tenant];
+  ++tenants_as_other;
+  return tenants["other"];
+}
+
 void BookBetweenRanks(const Spent& spent, const Spent& paid, EngineStats& stats) {
   stats.borrowed += {.ns = std::max<int64_t>(0, paid.ns - spent.ns),
                      .nano_usd = std::max<int64_t>(0, paid.nano_usd - spent.nano_usd)};

@@ -58,11 +58,17 @@ struct EngineStats {
   int64_t nano_usd_per_hour = 0;  // The price now.
   // Moving mean of |predicted - taken| / taken; 0 if the step model does not predict.
   double step_model_error_ratio = 0;
-  std::map<std::string, TenantUse> tenants;
+  std::map<std::string, TenantUse> tenants;  // As UseOf names them.
+  uint64_t tenants_as_other = 0;
   std::map<std::string, int64_t> wasted_ns;  // By reason.
   std::map<std::string, int64_t> finished;   // Sequences by reason.
   int64_t preemptions = 0;
   std::vector<int64_t> expert_choices;  // By expert, as of the last time that the gate opened.
+
+  // The tenant's, or that of "other" if there are kTenantsMax already: metrics stay small, and
+  // usage records know every name.
+  static constexpr size_t kTenantsMax = 1000;
+  TenantUse& UseOf(const std::string& tenant);
 };
 
 // What sequences pay for a step beyond what the device spent is borrowed; the other way round,

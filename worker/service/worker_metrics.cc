@@ -48,6 +48,9 @@ WorkerMetrics MetricsOf(const EngineStats& stats,
   if (stats.step_model_error_ratio > 0) {
     metrics.step_model_error.At(model, pool, worker).Set(stats.step_model_error_ratio);
   }
+  if (stats.tenants_as_other > 0) {
+    metrics.label_overflow.At("tenant").Add(static_cast<int64_t>(stats.tenants_as_other));
+  }
   for (const auto& [tenant, use] : stats.tenants) {
     metrics.device_busy.At(model, tenant, "prefill", pool).Add(use.prefill.ns);
     metrics.device_busy.At(model, tenant, "decode", pool).Add(use.decode.ns);

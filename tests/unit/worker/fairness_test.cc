@@ -269,5 +269,19 @@ TEST(FairnessTest, SharedExpertsMoveSharesLessThanWallTimeDoes) {
   EXPECT_LT(std::abs(a.ours - a.shapley), std::abs(a.wall_time - a.shapley));
 }
 
+// Nobody's time is lost, whoever comes; a page stays small.
+TEST(FairnessTest, AHundredThousandTenantsShareAThousandNames) {
+  worker::EngineStats stats;
+  constexpr int kTenants = 100'000;
+  for (int i = 0; i < kTenants; ++i) stats.UseOf(StrCat("tenant-", i)).prefill.ns += 3;
+  for (int i = 0; i < kTenants; ++i) stats.UseOf(StrCat("tenant-", i)).prefill.ns += 4;
+  int64_t total_ns = 0;
+  for (const auto& [tenant, use] : stats.tenants) total_ns += use.prefill.ns;
+  EXPECT_EQ(total_ns, 7 * kTenants);
+  EXPECT_EQ(stats.tenants.size(), 1000U);
+  EXPECT_EQ(stats.tenants.at("tenant-0").prefill.ns, 7);
+  EXPECT_EQ(stats.tenants_as_other, 2U * (kTenants - 999));
+}
+
 }  // namespace
 }  // namespace facet::test
