@@ -1,5 +1,5 @@
 """Sums of time and money hold on every scrape, under load of two tenants with cancels, a worker that
-is killed and started again, and a change of price if the cluster has one. Budget: 90 s.
+is killed and started again, and a change of price. Budget: 90 s.
 
 FACET_CONSERVATION_SECONDS: how long the load lasts; 60 by default, more in `make soak`.
 """
@@ -143,13 +143,20 @@ class ConservationTest(unittest.TestCase):
         tenants_file.write_text('tenants:\n' + ''.join(
             f'  - {{name: {tenant}, keys: ["sha256:{hashlib.sha256(key.encode()).hexdigest()}"]}}\n'
             for tenant, key in zip(TENANTS, keys)))
+        self.prices_file = pathlib.Path(directory.name, 'prices.yaml')
+        self.WritePrice('3.6')
         self.servers = cluster.Cluster({cluster.E4B: 2}, router={'queue_wait_ms_max': 5000},
-                                       api_key=keys[0], fields={'tenants_file': tenants_file})
+                                       api_key=keys[0], fields={'tenants_file': tenants_file,
+                                                                'prices_file': self.prices_file})
         self.addCleanup(self.servers.Stop)
         self.clients = [self.servers.NewClient(api_key=key) for key in keys]
 
-    def ChangePrice(self):
-        """Hook: new prices for running workers, once they read a file of them."""
+    def WritePrice(self, usd_per_hour):
+        """Workers read it within a second; it holds from then on."""
+        fresh = self.prices_file.with_suffix('.new')
+        fresh.write_text('prices:\n  - device_class: cpu\n    dates:\n'
+                         f'      - {{from: "2020-01-01T00:00:00Z", usd_per_hour: "{usd_per_hour}"}}\n')
+        os.replace(fresh, self.prices_file)
 
     def testSumsHoldOnEveryScrape(self):
         scraper = Scraper(self.servers)
@@ -163,12 +170,16 @@ class ConservationTest(unittest.TestCase):
         time.sleep(SECONDS / 3)
         self.servers.workers[0].process.Kill()
         self.servers.RestartWorker(0)
-        self.ChangePrice()
+        self.WritePrice('0.123456789')
         for thread in threads:
             thread.join()
         scraper.Stop()
         self.assertEqual(scraper.problems[:10], [])
         self.assertEqual(scraper.tenants, set(TENANTS))
+        for worker in self.servers.workers:
+            price = cluster.Sum(cluster.Scrape(worker.metrics_port),
+                                'facet_device_price_usd_per_second')
+            self.assertAlmostEqual(price * 3600, 0.123456789, places=9)
         self.assertGreater(scraper.num_scrapes, SECONDS)
         self.assertGreater(scraper.num_busy, SECONDS / 4)
         for outcome in ('num_whole', 'num_cancelled', 'num_lost'):

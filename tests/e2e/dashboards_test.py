@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import subprocess
 import shutil
 import tempfile
 import unittest
@@ -91,7 +92,9 @@ class DashboardsTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.servers = cluster.Cluster({cluster.E4B: 1, cluster.A4B: 1})
+        cls.ledger = tempfile.TemporaryDirectory(prefix='facet-ledger-')
+        cls.servers = cluster.Cluster({cluster.E4B: 1, cluster.A4B: 1},
+                                      fields={'ledger_directory': cls.ledger.name})
         cls.prometheus = Prometheus([cls.servers.metrics_port] + [
             worker.metrics_port for worker in cls.servers.workers])
         cls.usages = []
@@ -169,6 +172,20 @@ class DashboardsTest(unittest.TestCase):
         for name in ('facet_cost_usd_total', 'facet_charged_usd_total'):
             self.assertAlmostEqual(self.prometheus.Increase(name) - overrun, told,
                                    delta=told / 1000, msg=name)
+
+
+    def test_dollars_of_prometheus_are_those_of_the_ledger(self):
+        def Usage():
+            lines = subprocess.run(
+                [cluster.BIN / 'facet', 'usage', '--ledger', self.ledger.name, '--by', 'model',
+                 '--json'], capture_output=True, text=True, check=True).stdout.splitlines()
+            rows = {row['model']: row for row in map(json.loads, lines)}
+            return rows if sum(row['requests'] for row in rows.values()) == len(self.usages) else None
+        rows = cluster.WaitFor(Usage, 'every answer is in the ledger')
+        for model, row in rows.items():
+            dollars = self.prometheus.Increase('facet_cost_usd_total', model=model)
+            self.assertGreater(dollars, 0)
+            self.assertAlmostEqual(row['nano_usd'] / 1e9, dollars, delta=dollars / 1000)
 
 
 if __name__ == '__main__':
