@@ -22,31 +22,6 @@ constexpr uint64_t kSession = 1;
 
 double Seconds(int64_t ns) { return static_cast<double>(ns) / 1e9; }
 
-// Elements of matrices that a step of num_tokens touches (experts: in the mean of uniform routing),
-// and multiplications that one token needs.
-struct Work {
-  double elements = 0;
-  double products_per_token = 0;
-};
-
-Work WorkOf(const worker::Gemma4Config& config, int num_tokens) {
-  Work work;
-  for (const worker::ExpectedTensor& tensor : worker::ExpectedTensors(config)) {
-    if (tensor.shape.size() < 2 || tensor.name.ends_with("embed_tokens_per_layer.weight")) continue;
-    double elements = 1;
-    for (const int64_t dim : tensor.shape) elements *= static_cast<double>(dim);
-    if (tensor.name.find(".experts.") != std::string::npos) {
-      const double share = static_cast<double>(config.top_k_experts) / config.num_experts;
-      work.elements += elements * (1 - std::pow(1 - share, num_tokens));
-      work.products_per_token += elements * share;
-    } else {
-      work.elements += elements;
-      work.products_per_token += elements;
-    }
-  }
-  return work;
-}
-
 // Takes the engine's frames and remembers when tokens came.
 class BenchSink final : public worker::EngineSink {
  public:
@@ -129,17 +104,17 @@ StatusOr<EngineBenchRun> RunOnce(const EngineBenchOptions& options,
   const auto decode_tokens = static_cast<double>(sink.num_tokens - batch);
   const double steps = decode_tokens / batch;
   const double prefill_seconds = Seconds(sink.all_started_ns - start_ns);
-  const double element = options.dtype == "bf16" ? 2 : 4;
   const double kv_bytes = static_cast<double>(worker::KvBytesOf(
       worker::Gemma4::KvShapes(executor.config(),
                                options.dtype == "bf16" ? DType::kBf16 : DType::kF32),
       executor.config().window, options.prompt + options.output / 2));
-  const double weight_bytes = WorkOf(executor.config(), batch).elements * element;
+  const worker::ModelWork& work = executor.info().work;
+  const double weight_bytes = work.WeightBytes(batch);
   const double step_bytes = weight_bytes + batch * kv_bytes;
-  // The head runs once for each prompt, not for each of its tokens.
-  const double head = static_cast<double>(executor.config().vocab) * executor.config().hidden;
-  const double prefill_products =
-      (WorkOf(executor.config(), 1).products_per_token - head) * options.prompt + head;
+  const double prefill_flops = work.OfRow({.num_tokens = options.prompt,
+                                           .context = (options.prompt + 1) / 2.0,
+                                           .has_logits = true})
+                                   .flops;
   return EngineBenchRun{.batch = batch,
                         .weight_bytes_per_step = static_cast<int64_t>(weight_bytes),
                         .prefill_tokens_per_second = batch * options.prompt / prefill_seconds,
@@ -149,7 +124,7 @@ StatusOr<EngineBenchRun> RunOnce(const EngineBenchOptions& options,
                         .ttft_ms = Seconds(sink.first_ns - start_ns) * 1e3,
                         .tpot_ms = decode_seconds / steps * 1e3,
                         .decode_gbps = step_bytes * steps / decode_seconds / 1e9,
-                        .prefill_gflops = 2 * prefill_products * batch / prefill_seconds / 1e9};
+                        .prefill_gflops = prefill_flops * batch / prefill_seconds / 1e9};
 }
 
 }  // namespace

@@ -10,7 +10,7 @@ import re
 import sys
 
 TYPES = {"counter": "Counter", "gauge": "Gauge", "histogram": "Histogram"}
-SCALES = {"one": "1", "nanoseconds": "1e-9", "nano_usd": "1e-9"}
+SCALES = {"one": "1", "millions": "1e6", "nanoseconds": "1e-9", "nano_usd": "1e-9"}
 KEYS = {"name", "field", "type", "unit", "help", "labels", "buckets"}
 
 

@@ -30,6 +30,8 @@ constexpr NumberBound kBounds[] = {
     {"facet.v1.PoolConfig.waiting_max", 0, 65'536},
     {"facet.v1.PoolConfig.price_usd_per_hour", 0, 100'000},
     {"facet.v1.PoolConfig.drain_ms_max", 0, 3'600'000},
+    {"facet.v1.PoolConfig.peak_flops", 0, 1'000'000'000'000'000'000},
+    {"facet.v1.PoolConfig.peak_hbm_bytes_per_second", 0, 10'000'000'000'000'000},
     {"facet.v1.StepModelConfig.base_ns", 0, 1'000'000'000'000},
     {"facet.v1.StepModelConfig.prefill_token_ns", 0, 1'000'000'000'000},
     {"facet.v1.StepModelConfig.prefill_token_context_ns", 0, 1'000'000'000'000},

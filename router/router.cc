@@ -6,13 +6,12 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/version.h"
 #include "proto/grpc_status.h"
 #include "proto/grpc_tls.h"
 
 namespace facet::router {
 namespace {
-
-constexpr char kVersion[] = "0.1.0";
 
 std::vector<WorkerConfig> WorkersOf(const v1::ClusterConfig& config,
                                     const std::vector<ServedModel>& models) {

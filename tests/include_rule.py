@@ -24,7 +24,7 @@ RULES = {
                         'facet/v1/usage',
                         'metrics_registry.h'],
     'worker/engine/': ['worker/engine/', 'worker/executor/executor.h', 'worker/model/step_batch.h',
-                       'worker/kv/', 'worker/comm/', 'worker/sampling/sampling_params.h', 'base/',
+                       'worker/model/model_work.h', 'worker/kv/', 'worker/comm/', 'worker/sampling/sampling_params.h', 'base/',
                        'proto/block_hash.h'],
     'worker/executor/': ['worker/executor/', 'worker/model/', 'worker/sampling/', 'worker/kv/',
                          'worker/comm/', 'kernels/', 'base/'],

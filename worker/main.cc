@@ -183,7 +183,9 @@ class WorkerProcess {
                  {.pool = pool().name(),
                   .model = place_.model.name(),
                   .device_class = device_class(),
-                  .worker = place_.worker_name()});
+                  .worker = place_.worker_name(),
+                  .peak_flops = pool().peak_flops(),
+                  .peak_bytes_per_second = pool().peak_hbm_bytes_per_second()});
     on_signal_.Set([this] { Drain(); });
     if (place_.is_rank()) {
       JoinGroup();

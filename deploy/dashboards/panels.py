@@ -182,6 +182,15 @@ CAPACITY = Dashboard(
                   "How far its prediction is from the time that a step takes. Requests share a step "
                   "by this model; where it is far off, fit it anew.",
                   {"{{pool}}/{{worker}}": "max by (pool, worker) (facet_step_model_error_ratio)"}),
+            Panel("MFU: operations beside the devices' peak", "percentunit",
+                  "Floating-point operations of steps over peak_flops of the pool's config, of all "
+                  "time held. Nothing is shown for pools without it. Prefill is bound by this.",
+                  {"{{pool}}": f"{rate('facet_flops_total', 'pool')} / "
+                               "sum by (pool) (facet_device_peak_flops)"}),
+            Panel("MBU: bytes beside the devices' peak", "percentunit",
+                  "Bytes that steps read over peak_hbm_bytes_per_second. Decode is bound by this.",
+                  {"{{pool}}": f"{rate('facet_hbm_bytes_total', 'pool')} / "
+                               "sum by (pool) (facet_device_peak_hbm_bytes_per_second)"}),
             Panel("Sequences that ended, per second", "short", "By reason.",
                   {"{{pool}} {{reason}}":
                    rate("facet_worker_sequences_finished_total", "pool, reason")}, stack=True),
@@ -301,6 +310,8 @@ ROUTER = Dashboard(
             Panel("Requests without a valid key, per second", "short",
                   "Refused before anything else is looked at.",
                   {"{{front}}": rate("facet_requests_unauthenticated_total", "front")}),
+            Panel("Programs that run, by version", "short", "Routers and workers.",
+                  {"{{version}}": "sum by (version) (facet_build_info)"}),
             Panel("Records counted under other, per second", "short",
                   "A label had its 1000 values already; the ledger still has the names.",
                   {"{{label}}": rate("facet_label_overflow_total", "label")}),

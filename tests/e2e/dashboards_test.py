@@ -94,6 +94,7 @@ class DashboardsTest(unittest.TestCase):
     def setUpClass(cls):
         cls.ledger = tempfile.TemporaryDirectory(prefix='facet-ledger-')
         cls.servers = cluster.Cluster({cluster.E4B: 1, cluster.A4B: 1},
+                                      pool={'peak_flops': 1e11, 'peak_hbm_bytes_per_second': 1e10},
                                       fields={'ledger_directory': cls.ledger.name})
         cls.prometheus = Prometheus([cls.servers.metrics_port] + [
             worker.metrics_port for worker in cls.servers.workers])

@@ -20,6 +20,21 @@ std::vector<StepRow> StepRowsOf(const StepPlan& plan) {
   return rows;
 }
 
+PhaseWork WorkOf(const StepPlan& plan, const ModelWork& model) {
+  PhaseWork work;
+  const double weight_bytes_per_token =
+      plan.num_tokens() > 0 ? model.WeightBytes(plan.num_tokens()) / plan.num_tokens() : 0;
+  const std::vector<StepRow> rows = StepRowsOf(plan);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    Work row = model.OfRow({.num_tokens = rows[i].num_tokens,
+                            .context = rows[i].context,
+                            .has_logits = plan.chunks()[i].samples});
+    row.bytes += weight_bytes_per_token * rows[i].num_tokens;
+    (rows[i].is_decode ? work.decode : work.prefill) += row;
+  }
+  return work;
+}
+
 std::vector<int64_t> Divide(int64_t total, std::span<const uint64_t> weights) {
   const uint64_t sum = std::accumulate(weights.begin(), weights.end(), uint64_t{0});
   FACET_CHECK(total >= 0 && sum > 0) << total << sum;

@@ -8,6 +8,7 @@
 
 #include "worker/engine/step_model.h"
 #include "worker/engine/step_plan.h"
+#include "worker/model/model_work.h"
 
 namespace facet::worker {
 
@@ -50,6 +51,15 @@ bool IsDecode(const PlannedChunk& chunk);
 
 // A plan's chunks, as the step model sees them.
 std::vector<StepRow> StepRowsOf(const StepPlan& plan);
+
+// What a plan's chunks ask of the device, by phase. Weights are read once for the whole step and
+// divided among its tokens.
+struct PhaseWork {
+  Work prefill;
+  Work decode;
+};
+
+PhaseWork WorkOf(const StepPlan& plan, const ModelWork& model);
 
 // total × weight / Σ weights, rounded so that the sum is total: by largest remainder, ties to the
 // earlier one. total is not negative; weights are not all 0.

@@ -239,6 +239,9 @@ std::vector<Charge> Engine::Bill(const InFlight& step, const StepResult& result)
           Bill(step.plan.chunks()[i], charges[i], stats);
         }
         ++stats.steps;
+        const PhaseWork work = WorkOf(step.plan, executor_.info().work);
+        stats.work.prefill += work.prefill;
+        stats.work.decode += work.decode;
         if (!result.expert_choices.empty()) {
           stats.expert_choices = result.expert_choices;
         }

@@ -63,6 +63,7 @@ struct EngineStats {
   std::map<std::string, int64_t> wasted_ns;  // By reason.
   std::map<std::string, int64_t> finished;   // Sequences by reason.
   int64_t preemptions = 0;
+  PhaseWork work;  // Of all steps.
   std::vector<int64_t> expert_choices;  // By expert, as of the last time that the gate opened.
 
   // The tenant's, or that of "other" if there are kTenantsMax already: metrics stay small, and

@@ -14,6 +14,7 @@
 #include <string>
 
 #include "worker/kv/kv_layout.h"
+#include "worker/model/model_work.h"
 #include "worker/model/step_batch.h"
 
 namespace facet::worker {
@@ -27,6 +28,7 @@ struct ExecutorInfo {
   int32_t running_max = 0;         // Slots.
   int32_t step_tokens_max = 0;     // Tokens of one step.
   std::string numerics_id;         // design.md 4
+  ModelWork work;
 };
 
 // Is told of steps of a group to which this rank brings nothing but its device. Any thread.

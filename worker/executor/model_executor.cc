@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "worker/model/device_bytes.h"
+#include "worker/model/gemma4_work.h"
 #include "worker/model/model_shape.h"
 #include "worker/model/random_checkpoint.h"
 
@@ -123,7 +124,8 @@ StatusOr<std::unique_ptr<ModelExecutor>> ModelExecutor::Create(
                          .context_tokens_max = config.context_tokens_max,
                          .running_max = options.running_max,
                          .step_tokens_max = options.step_tokens_max,
-                         .numerics_id = numerics_id},
+                         .numerics_id = numerics_id,
+                         .work = WorkOf(config, options.dtype)},
                         options.group_timeout));
   kernels::Backend& device = *executor->backend_;
   executor->weights_digest_ = digest;

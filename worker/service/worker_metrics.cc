@@ -1,8 +1,10 @@
 #include "worker/service/worker_metrics.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
+#include "base/version.h"
 #include "metrics_registry.h"
 
 namespace facet::worker {
@@ -27,7 +29,10 @@ const char* IdleReason(DeviceState state) {
 WorkerMetrics MetricsOf(const EngineStats& stats,
                         const UsageJournalStats& journal,
                         const MetricLabels& labels) {
-  const auto& [pool, model, device_class, worker] = labels;
+  const std::string& pool = labels.pool;
+  const std::string& model = labels.model;
+  const std::string& device_class = labels.device_class;
+  const std::string& worker = labels.worker;
   WorkerMetrics metrics;
   metrics.device_held.At(pool, model, device_class, worker).Add(stats.held.ns);
   for (int i = 0; i < kNumDeviceStates; ++i) {
@@ -38,6 +43,19 @@ WorkerMetrics MetricsOf(const EngineStats& stats,
     if (reason == nullptr) continue;
     metrics.idle_cost.At(model, pool, reason).Add(stats.states[i].nano_usd);
   }
+  const auto count_work = [&](std::string_view phase, const Work& work) {
+    metrics.flops.At(model, pool, phase).Add(std::llround(work.flops / 1e6));
+    metrics.hbm_bytes.At(model, pool, phase).Add(std::llround(work.bytes / 1e6));
+  };
+  count_work("prefill", stats.work.prefill);
+  count_work("decode", stats.work.decode);
+  if (labels.peak_flops > 0) {
+    metrics.peak_flops.At(pool, device_class, worker).Set(labels.peak_flops);
+  }
+  if (labels.peak_bytes_per_second > 0) {
+    metrics.peak_bandwidth.At(pool, device_class, worker).Set(labels.peak_bytes_per_second);
+  }
+  metrics.build_info.At(kVersion).Set(1);
   metrics.device_cost.At(pool, model, device_class, worker).Add(stats.held.nano_usd);
   metrics.device_price.At(pool, device_class, worker)
       .Set(static_cast<double>(stats.nano_usd_per_hour) / 1e9 / 3600);

@@ -18,6 +18,8 @@ struct MetricLabels {
   std::string model;
   std::string device_class;
   std::string worker;
+  double peak_flops = 0;  // Of the device, in a second; 0: not known.
+  double peak_bytes_per_second = 0;
 };
 
 // What a scrape sees: nothing until there is an engine to follow, then its totals as they are.
