@@ -34,12 +34,12 @@ Overloaded(Cases...) -> Overloaded<Cases...>;
 RelayShard::RelayShard(RelayOptions options,
                        const Clock& clock,
                        MetricsPage<RouterMetrics>& metrics,
-                       Ledger& ledger,
+                       UsageMeter& usage_meter,
                        RelayPorts& ports)
     : options_(options),
       clock_(clock),
       metrics_(metrics),
-      ledger_(ledger),
+      usage_meter_(usage_meter),
       ports_(ports),
       inbox_(kInboxMax) {}
 
@@ -120,7 +120,7 @@ void RelayShard::TakeLate(const TokenDelta& delta) {
   if (payer == nullptr) {
     metrics_.Write()->frames_dropped.At("unknown_request").Add(1);
   } else if (delta.cost_nano_usd() != 0) {
-    ledger_.ChargeLate(payer->model, payer->tenant, delta.cost_nano_usd());
+    usage_meter_.ChargeLate(payer->model, payer->tenant, delta.cost_nano_usd());
   }
 }
 
@@ -442,15 +442,15 @@ void RelayShard::End(LiveRequest& request, const Status& status, v1::FinishReaso
     metrics_.Write()->requests_running.At(model).Add(-1);
   }
   const bool dispatched = request.dispatched_ns != 0;
-  ledger_.Record({.request_id = request.id(),
-                  .model = model,
-                  .tenant = request.request.tenant,
-                  .worker = request.worker_name,
-                  .numerics_id = request.numerics_id,
-                  .attempts = dispatched ? request.log.epoch() : 0,
-                  .status = status,
-                  .finish_reason = reason,
-                  .usage = UsageOf(request)});
+  usage_meter_.Record({.request_id = request.id(),
+                       .model = model,
+                       .tenant = request.request.tenant,
+                       .worker = request.worker_name,
+                       .numerics_id = request.numerics_id,
+                       .attempts = dispatched ? request.log.epoch() : 0,
+                       .status = status,
+                       .finish_reason = reason,
+                       .usage = UsageOf(request)});
   request.stream->End(status);
   accounts_.End(request.id(), {.model = model,
                                .tenant = request.request.tenant,

@@ -19,8 +19,8 @@
 #include "base/thread_checker.h"
 #include "facet/worker/v1/worker.pb.h"
 #include "metrics_registry.h"
-#include "router/accounting/ledger.h"
 #include "router/accounting/open_accounts.h"
+#include "router/accounting/usage_meter.h"
 #include "router/answer_stream.h"
 #include "router/answer_text.h"
 #include "router/queued_request.h"
@@ -150,7 +150,7 @@ class RelayShard {
   RelayShard(RelayOptions options,
              const Clock& clock,
              MetricsPage<RouterMetrics>& metrics,
-             Ledger& ledger,
+             UsageMeter& usage_meter,
              RelayPorts& ports);
 
   // From any thread.
@@ -198,7 +198,7 @@ class RelayShard {
   const RelayOptions options_;
   const Clock& clock_;
   MetricsPage<RouterMetrics>& metrics_;
-  Ledger& ledger_;
+  UsageMeter& usage_meter_;
   RelayPorts& ports_;
   BoundedQueue<RelayEvent> inbox_;
 

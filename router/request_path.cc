@@ -82,13 +82,13 @@ RequestPath::RequestPath(RequestPathOptions options,
                          Fleet fleet,
                          const Clock& clock,
                          MetricsPage<RouterMetrics>& metrics,
-                         Ledger& ledger,
+                         UsageMeter& usage_meter,
                          RequestPathPorts& ports)
     : options_(options),
       models_(models),
       clock_(clock),
       metrics_(metrics),
-      ledger_(ledger),
+      usage_meter_(usage_meter),
       ports_(ports),
       inbox_(kInboxMax),
       fleet_(std::move(fleet)) {
@@ -112,15 +112,15 @@ void RequestPath::Prepare(Accepted accepted) {
   const bool served = std::any_of(
       models_.begin(), models_.end(),
       [&accepted](const ServedModel& model) { return model.name == accepted.request.model; });
-  ledger_.Record({.request_id = accepted.request_id,
-                  .model = served ? accepted.request.model : "unknown",
-                  .tenant = accepted.request.tenant,
-                  .worker = "",
-                  .numerics_id = "",
-                  .attempts = 0,
-                  .status = live.status(),
-                  .finish_reason = v1::FINISH_REASON_UNSPECIFIED,
-                  .usage = {}});
+  usage_meter_.Record({.request_id = accepted.request_id,
+                       .model = served ? accepted.request.model : "unknown",
+                       .tenant = accepted.request.tenant,
+                       .worker = "",
+                       .numerics_id = "",
+                       .attempts = 0,
+                       .status = live.status(),
+                       .finish_reason = v1::FINISH_REASON_UNSPECIFIED,
+                       .usage = {}});
   accepted.stream->End(live.status());
   OnRequestEnded();
 }

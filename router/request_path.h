@@ -17,7 +17,7 @@
 #include "base/metrics.h"
 #include "base/thread_checker.h"
 #include "metrics_registry.h"
-#include "router/accounting/ledger.h"
+#include "router/accounting/usage_meter.h"
 #include "router/admission/admission.h"
 #include "router/admission/fair_queue.h"
 #include "router/answer_stream.h"
@@ -58,7 +58,7 @@ class RequestPath {
               Fleet fleet,
               const Clock& clock,
               MetricsPage<RouterMetrics>& metrics,
-              Ledger& ledger,
+              UsageMeter& usage_meter,
               RequestPathPorts& ports);
   ~RequestPath();
 
@@ -170,7 +170,7 @@ class RequestPath {
   const std::vector<ServedModel>& models_;
   const Clock& clock_;
   MetricsPage<RouterMetrics>& metrics_;
-  Ledger& ledger_;
+  UsageMeter& usage_meter_;
   RequestPathPorts& ports_;
 
   std::atomic<bool> draining_{false};

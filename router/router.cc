@@ -66,7 +66,7 @@ Router::Router(const v1::ClusterConfig& config,
       clock_(clock),
       started_ns_(clock.NowNs()),
       models_(std::move(models)),
-      ledger_(metrics_, SlosOf(config)),
+      usage_meter_(metrics_, SlosOf(config)),
       router_id_(options.router_id.empty() ? StrCat("router-", options.random_seed)
                                            : options.router_id),
       usage_ledger_({.directory = config.ledger_directory(),
@@ -78,7 +78,7 @@ Router::Router(const v1::ClusterConfig& config,
   const v1::RouterConfig& router = config.router();
   for (int i = 0; i < std::max(router.relay_threads(), 1); ++i) {
     shards_.push_back(
-        std::make_unique<RelayShard>(options.relay, clock_, metrics_, ledger_, *this));
+        std::make_unique<RelayShard>(options.relay, clock_, metrics_, usage_meter_, *this));
   }
   std::vector<WorkerConfig> workers = WorkersOf(config, models_);
   const RequestPathOptions path_options{
@@ -89,7 +89,7 @@ Router::Router(const v1::ClusterConfig& config,
       .random_seed = options.random_seed,
   };
   request_path_ = std::make_unique<RequestPath>(
-      path_options, models_, Fleet(workers, options.fleet), clock_, metrics_, ledger_, *this);
+      path_options, models_, Fleet(workers, options.fleet), clock_, metrics_, usage_meter_, *this);
   for (size_t i = 0; i < workers.size(); ++i) {
     const GrpcWorkerClient::Options link_options{.worker = static_cast<int>(i),
                                                  .grpc_address = workers[i].grpc_address,

@@ -13,8 +13,8 @@
 #include "base/metrics.h"
 #include "facet/v1/config.pb.h"
 #include "metrics_registry.h"
-#include "router/accounting/ledger.h"
 #include "router/accounting/usage_ledger.h"
+#include "router/accounting/usage_meter.h"
 #include "router/relay.h"
 #include "router/request_path.h"
 #include "router/routing/worker_client.h"
@@ -119,7 +119,7 @@ class Router final : public WorkerLinkListener, public RelayPorts, public Reques
   const std::vector<ServedModel> models_;
   std::atomic<bool> draining_{false};
   MetricsPage<RouterMetrics> metrics_;
-  Ledger ledger_;
+  UsageMeter usage_meter_;
   const std::string router_id_;
   UsageLedger usage_ledger_;
   std::function<void(const FleetSnapshot&)> snapshot_listener_;

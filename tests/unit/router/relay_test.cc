@@ -149,9 +149,9 @@ class RelayTest : public ::testing::Test {
   ServedModel model_ = testing::SmallModel();
   testing::FakeClock clock_;
   MetricsPage<RouterMetrics> metrics_;
-  Ledger ledger_{metrics_, {}};
+  UsageMeter usage_meter_{metrics_, {}};
   FakePorts ports_;
-  RelayShard shard_{RelayOptions(), clock_, metrics_, ledger_, ports_};
+  RelayShard shard_{RelayOptions(), clock_, metrics_, usage_meter_, ports_};
 };
 
 TEST_F(RelayTest, ARequestIsQueuedThenAnsweredThenOver) {
@@ -335,7 +335,7 @@ TEST_F(RelayTest, AnAnswerThatBeganIsNotSafeToRetry) {
 }
 
 TEST_F(RelayTest, WithAttemptsLeftALostRequestIsQueuedWithItsCommittedTokens) {
-  RelayShard shard({.attempts_max = 2, .lost_retry_after_ms = 1}, clock_, metrics_, ledger_,
+  RelayShard shard({.attempts_max = 2, .lost_retry_after_ms = 1}, clock_, metrics_, usage_meter_,
                    ports_);
   auto stream = std::make_shared<FakeStream>();
   shard.Turn(One(MakeLive("r", {}, stream)));

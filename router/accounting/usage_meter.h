@@ -1,4 +1,5 @@
-// One record for each request that ended: a log line and the counters, which therefore agree.
+// Each request that ended becomes a log line and counters, which therefore agree. What is kept for
+// bills is the usage ledger.
 //
 // Any thread may record.
 #pragma once
@@ -18,7 +19,7 @@
 namespace facet::router {
 
 // What one request used and how it ended. Never its text.
-struct UsageRecord {
+struct RequestSummary {
   std::string request_id;
   std::string model;
   std::string tenant;
@@ -30,13 +31,13 @@ struct UsageRecord {
   v1::Usage usage;
 };
 
-class Ledger {
+class UsageMeter {
  public:
   // slos: by model. The page must outlive the ledger.
-  Ledger(MetricsPage<RouterMetrics>& metrics, std::map<std::string, v1::SloConfig> slos)
+  UsageMeter(MetricsPage<RouterMetrics>& metrics, std::map<std::string, v1::SloConfig> slos)
       : metrics_(metrics), slos_(std::move(slos)) {}
 
-  void Record(const UsageRecord& record);
+  void Record(const RequestSummary& request);
 
   // A charge that came after the request's record: in the counters, so that their sums equal the
   // workers', but in no record.

@@ -1,4 +1,4 @@
-#include "router/accounting/ledger.h"
+#include "router/accounting/usage_meter.h"
 
 #include <gtest/gtest.h>
 
@@ -56,11 +56,11 @@ TEST(SloTest, EachRequestIsJudgedByWhatItGot) {
   }
 }
 
-TEST(LedgerTest, GoodputIsTheTokensOfRequestsThatGotAll) {
+TEST(UsageMeterTest, GoodputIsTheTokensOfRequestsThatGotAll) {
   MetricsPage<RouterMetrics> page;
-  Ledger ledger(page, {{"m", Slo()}});
-  ledger.Record({.model = "m", .tenant = "a", .attempts = 1, .usage = Usage(20, 10, 10)});
-  ledger.Record({.model = "m", .tenant = "a", .attempts = 1, .usage = Usage(30, 10, 101)});
+  UsageMeter meter(page, {{"m", Slo()}});
+  meter.Record({.model = "m", .tenant = "a", .attempts = 1, .usage = Usage(20, 10, 10)});
+  meter.Record({.model = "m", .tenant = "a", .attempts = 1, .usage = Usage(30, 10, 101)});
   auto metrics = page.Write();
   EXPECT_EQ(metrics->goodput_tokens.At("m").value(), 20);
   EXPECT_EQ(metrics->slo_requests.At("m", "all", "met").value(), 1);
@@ -69,15 +69,15 @@ TEST(LedgerTest, GoodputIsTheTokensOfRequestsThatGotAll) {
 }
 
 // Nobody's tokens are lost, whoever comes; a page stays small.
-TEST(LedgerTest, AHundredThousandTenantsShareAThousandLabels) {
+TEST(UsageMeterTest, AHundredThousandTenantsShareAThousandLabels) {
   constexpr int kTenants = 100'000;
   MetricsPage<RouterMetrics> page;
-  Ledger ledger(page, {{"m", Slo()}});
+  UsageMeter meter(page, {{"m", Slo()}});
   SetLogLevel(kError);
   for (int i = 0; i < kTenants; ++i) {
-    ledger.Record(
+    meter.Record(
         {.model = "m", .tenant = StrCat("tenant-", i), .attempts = 1, .usage = Usage(2, 10, 10)});
-    ledger.ChargeLate("m", StrCat("tenant-", i), 1);
+    meter.ChargeLate("m", StrCat("tenant-", i), 1);
   }
   SetLogLevel(kInfo);
   EXPECT_LE(MetricsText(page).size(), 2u << 20);
