@@ -218,6 +218,19 @@ class InvariantTest(unittest.TestCase):
             self.assertEqual({name for name in before if before[name] != after[name]}, changed)
 
 
+    def test_a_promise_restarts_routers_alone(self):
+        def Checksums(**fields):
+            model = {'name': 'facet-demo-e4b', 'directory': '/m', **fields}
+            render = helm.Render({'insecureNetwork': True, 'models': [model]})
+            return Config(render), {
+                it['metadata']['name']: PodOf(it)[0]['annotations']['checksum/config']
+                for it in render.OfKind('Deployment', 'StatefulSet')}
+
+        (_, before), (config, after) = Checksums(), Checksums(slo={'ttft_ms_max': 500})
+        self.assertEqual(config['models'][0]['slo'], {'ttft_ms_max': 500})
+        self.assertEqual({name for name in before if before[name] != after[name]}, {'facet-router'})
+
+
 class WordsTest(unittest.TestCase):
 
     def test_autoscalers_ask_for_metrics_of_the_contract(self):

@@ -68,6 +68,7 @@ TYPOS = [
     ({'images': {'router': {'digest': 'sha256:12'}}}, '/images/router/digest'),
     ({'models': []}, '/models'),
     ({'models': [{'name': 'a', 'dir': '/a'}]}, '/models/0'),
+    ({'models': [{'name': 'a', 'directory': '/a', 'slo': {'ttft_ms': 500}}]}, '/models/0/slo'),
     ({'modelStorage': {'source': 's3'}}, '/modelStorage/source'),
     ({'modelStorage': {'download': {'token': 'hf_secret'}}}, '/modelStorage/download'),
     ({'tenants': {'keys': ['fk_1']}}, '/tenants'),
@@ -77,6 +78,8 @@ TYPOS = [
     (Pool(device='gpu'), '/pools/0/device'),
     (Pool(config={'dtype': 'fp16'}), '/pools/0/config/dtype'),
     (Pool(config={'kv_byte': 1}), '/pools/0/config'),
+    (Pool(config={'step_model': {'base_ms': 1}}), '/pools/0/config/step_model'),
+    (Pool(config={'step_model': {'base_ns': -1}}), '/pools/0/config/step_model/base_ns'),
     (Pool(expertGroup={'key': 'secret'}), '/pools/0/expertGroup'),
     (Pool(autoscaling={'enabled': 'true'}), '/pools/0/autoscaling/enabled'),
     ({'poolDefaults': {'name': 'x'}}, '/poolDefaults'),
@@ -222,12 +225,17 @@ class DriftTest(unittest.TestCase):
             body = re.search(rf'^message {message} {{\n(.*?)^}}', proto, re.M | re.S)[1]
             return set(re.findall(r'^  (?:repeated )?[\w.]+ (\w+) = \d+;', body, re.M))
 
-        self.assertEqual(set(self.schema['$defs']['routerConfig']['properties']),
-                         Fields('RouterConfig') - {'grpc_address', 'http_address',
+        definitions = self.schema['$defs']
+        self.assertEqual(set(definitions['routerConfig']['properties']),
+                         Fields('RouterConfig') - {'grpc_address', 'http_address', 'name',
                                                    'metrics_address', 'drain_ms_max', 'tls'})
-        self.assertEqual(set(self.schema['$defs']['poolConfig']['properties']),
+        self.assertEqual(set(definitions['poolConfig']['properties']),
                          Fields('PoolConfig') - {'name', 'model', 'device', 'workers',
                                                  'drain_ms_max', 'expert_group'})
+        self.assertEqual(set(definitions['stepModel']['properties']), Fields('StepModelConfig'))
+        model = definitions['model']['properties']
+        self.assertEqual(set(model) - {'hub'}, Fields('ModelConfig'))
+        self.assertEqual(set(model['slo']['properties']), Fields('SloConfig'))
 
 
 if __name__ == '__main__':

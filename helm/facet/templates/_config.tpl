@@ -68,6 +68,9 @@
 {{- define "facet.config" -}}
 {{- $config := include "facet.commonConfig" . | fromYaml -}}
 {{- if .Values.tenants.existingSecret -}}{{- $_ := set $config "tenants_file" "/etc/facet/tenants/tenants.yaml" -}}{{- end -}}
+{{- range $index, $model := .Values.models -}}
+{{- with $model.slo -}}{{- $_ := set (index $config.models $index) "slo" . -}}{{- end -}}
+{{- end -}}
 {{- $service := .Values.router.service -}}
 {{- $router := deepCopy .Values.router.config -}}
 {{- $_ := set $router "grpc_address" (printf "0.0.0.0:%d" (int $service.grpcPort)) -}}
