@@ -132,6 +132,7 @@ CONTRADICTIONS = [
     ({'serviceAccount': {'create': False}}, 'serviceAccount.name is empty'),
     ({'pools': Pool()['pools'] * 2}, 'pool "e4b" stands twice'),
     (Pool(name='router'), 'pool "router": that name is taken'),
+    (Pool(name='default'), 'pool "default": that name is taken'),
     (Pool(model='b'), 'pool "e4b": its model "b" is not among models'),
     (Pool(name='a' * 47), 'has 53 characters; a StatefulSet\'s name may have 52'),
     (Pool(drainSeconds=60, terminationGracePeriodSeconds=59),

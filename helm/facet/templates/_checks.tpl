@@ -41,7 +41,7 @@
 {{- $path := printf "pool %q" .name -}}
 {{- if hasKey $pools .name -}}{{- fail (printf "%s stands twice" $path) -}}{{- end -}}
 {{- $_ := set $pools .name true -}}
-{{- if has .name (list "router" "models") -}}{{- fail (printf "%s: that name is taken by other objects of the chart" $path) -}}{{- end -}}
+{{- if has .name (list "router" "models" "default" "download" "test") -}}{{- fail (printf "%s: that name is taken by other objects of the chart" $path) -}}{{- end -}}
 {{- if not (hasKey $names .model) -}}
 {{- fail (printf "%s: its model %q is not among models" $path .model) -}}
 {{- end -}}
