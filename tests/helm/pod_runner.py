@@ -2,10 +2,11 @@
 
 Real: the containers' commands, arguments, environment and mounted files; their probes; the order of
 preStop, SIGTERM, the grace period and SIGKILL; rolling updates of Deployments (surge first) and
-StatefulSets (last pod first, one at a time); endpoints that a pod leaves ENDPOINT_LAG_SECONDS late.
-Not real: images (commands come from the build, files of the image from image_files), names (each pod
-has an address 127.x.y.z that stands where its name or 0.0.0.0 would; a pod of a StatefulSet keeps
-it), limits, security contexts and network policies.
+StatefulSets (last pod first, one at a time); endpoints that a pod leaves ENDPOINT_LAG_SECONDS late;
+ConfigMaps that change under running pods (a cluster takes a minute longer). Not real: images
+(commands come from the build, files of the image from image_files), names (each pod has an address
+127.x.y.z that stands where its name or 0.0.0.0 would; a pod of a StatefulSet keeps it), limits,
+security contexts and network policies.
 """
 
 import atexit
@@ -76,7 +77,12 @@ class Pod:
                     volume['persistentVolumeClaim']['claimName']))
             elif 'emptyDir' not in volume:  # /dev/shm is there.
                 self._paths[path] = str(self._directory / path.lstrip('/'))
-        for path, volume in mounts.items():
+        self._mounts = mounts
+        self.WriteMounts()
+
+    def WriteMounts(self):
+        """The files of ConfigMaps and secrets as they are now, each replaced as a whole."""
+        for path, volume in self._mounts.items():
             if 'configMap' in volume:
                 config_map = self._cluster.config_maps[volume['configMap']['name']]
                 files = {name: self._Local(text) for name, text in config_map.items()}
@@ -85,9 +91,12 @@ class Pod:
                 files = {it['path']: secret[it['key']] for it in volume['secret']['items']}
             else:
                 continue
-            pathlib.Path(self._paths[path]).mkdir(parents=True)
+            directory = pathlib.Path(self._paths[path])
+            directory.mkdir(parents=True, exist_ok=True)
             for name, text in files.items():
-                pathlib.Path(self._paths[path], name).write_text(text)
+                fresh = directory / f'.{name}.new'
+                fresh.write_text(text)
+                fresh.replace(directory / name)
 
     def _Local(self, text):
         """The text with paths and addresses of this machine."""
@@ -103,8 +112,10 @@ class Pod:
                 ref = source['secretKeyRef']
                 environment[it['name']] = self._cluster.secrets[ref['name']][ref['key']]
             elif 'fieldRef' in source:
-                label, = re.findall(r"^metadata\.labels\['(.*)'\]$", source['fieldRef']['fieldPath'])
-                environment[it['name']] = self.labels[label]
+                field = source['fieldRef']['fieldPath']
+                label = re.fullmatch(r"metadata\.labels\['(.*)'\]", field)
+                environment[it['name']] = self.labels[label[1]] if label else {
+                    'metadata.name': self.name}[field]
             else:
                 environment[it['name']] = self._Local(it['value'])
         return environment
@@ -242,6 +253,11 @@ class Pod:
     def AwaitEnd(self):
         self._ending.join(self.spec['terminationGracePeriodSeconds'] + 5)
 
+    def Exec(self, words):
+        """What `kubectl exec` of these words prints."""
+        return subprocess.run(self._Command(words), capture_output=True, text=True, timeout=20,
+                              check=True).stdout
+
     def LogEnd(self):
         return '\n'.join(self.log.read_text(errors='replace').splitlines()[-12:])
 
@@ -311,10 +327,12 @@ class Cluster:
                 if self._objects.get(key) != it:
                     changed.append((it, key in self._objects))
             self._objects[key] = it
+        for pod in self.pods:
+            pod.WriteMounts()
         for it, exists in changed:
             if not exists:
                 for index in range(it['spec']['replicas']):
-                    self._Create(it, index)
+                    self.Create(it, index)
             elif it['kind'] == 'Deployment':
                 self._RollDeployment(it)
             else:
@@ -329,7 +347,7 @@ class Cluster:
             except AssertionError as error:
                 raise AssertionError(f'{error}; its log ends with\n{pod.LogEnd()}') from None
 
-    def _Create(self, owner, index):
+    def Create(self, owner, index=None):
         name = owner['metadata']['name']
         if owner['kind'] == 'StatefulSet':
             pod = Pod(self, f'{name}-{index}', owner['spec']['template'],
@@ -341,7 +359,7 @@ class Cluster:
         self.pods.append(pod)
         return pod
 
-    def _Delete(self, pod):
+    def Delete(self, pod):
         self.pods.remove(pod)
         self.gone.append(pod)
         pod.Delete()
@@ -353,14 +371,14 @@ class Cluster:
         """With maxUnavailable 0 and maxSurge 1: a new pod is ready before an old one goes."""
         assert it['spec']['strategy']['rollingUpdate'] == {'maxUnavailable': 0, 'maxSurge': 1}
         for old in self.PodsOf(it['metadata']['name']):
-            self.AwaitReady([self._Create(it, None)])
-            self._Delete(old)
+            self.AwaitReady([self.Create(it)])
+            self.Delete(old)
 
     def _RollStatefulSet(self, it):
         for old in reversed(self.PodsOf(it['metadata']['name'])):
-            self._Delete(old)
+            self.Delete(old)
             old.AwaitEnd()
-            self.AwaitReady([self._Create(it, int(old.labels['apps.kubernetes.io/pod-index']))])
+            self.AwaitReady([self.Create(it, int(old.labels['apps.kubernetes.io/pod-index']))])
 
     def Endpoints(self, service_name):
         """Addresses of the pods that clients of the service see now."""

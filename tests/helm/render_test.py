@@ -218,6 +218,50 @@ class InvariantTest(unittest.TestCase):
             self.assertEqual({name for name in before if before[name] != after[name]}, changed)
 
 
+    def test_a_promise_restarts_routers_alone(self):
+        def Checksums(**fields):
+            model = {'name': 'facet-demo-e4b', 'directory': '/m', **fields}
+            render = helm.Render({'insecureNetwork': True, 'models': [model]})
+            return Config(render), {
+                it['metadata']['name']: PodOf(it)[0]['annotations']['checksum/config']
+                for it in render.OfKind('Deployment', 'StatefulSet')}
+
+        (_, before), (config, after) = Checksums(), Checksums(slo={'ttft_ms_max': 500})
+        self.assertEqual(config['models'][0]['slo'], {'ttft_ms_max': 500})
+        self.assertEqual({name for name in before if before[name] != after[name]}, {'facet-router'})
+
+    def test_a_price_changes_one_file_and_no_pod(self):
+        def Objects(usd):
+            date = {'from': '2026-01-01T00:00:00Z', 'usd_per_hour': usd}
+            render = helm.Render({'insecureNetwork': True,
+                                  'prices': [{'device_class': 'cpu', 'dates': [date]}]})
+            return {(it['kind'], it['metadata']['name']): it for it in render.objects}
+
+        before, after = Objects('1'), Objects('2')
+        self.assertEqual([key for key in before if before[key] != after[key]],
+                         [('ConfigMap', 'facet-prices')])
+
+    def test_files_that_the_config_names_are_mounted_where_they_are_used(self):
+        """prices_file in workers as a whole directory, since single files never change; the ledger in
+        routers and workers, writable."""
+        for place, render, it, metadata, spec in self.Workloads('Deployment', 'StatefulSet'):
+            config = Config(render)
+            mounts = {mount['mountPath']: mount for container in spec['containers']
+                      for mount in container['volumeMounts']}
+            self.assertEqual('ledger_directory' in config, '/var/lib/facet/ledger' in mounts, place)
+            if 'ledger_directory' in config:
+                self.assertEqual(os.path.dirname(config['ledger_directory']), '/var/lib/facet/ledger')
+                self.assertNotIn('readOnly', mounts['/var/lib/facet/ledger'], place)
+            if it['kind'] == 'StatefulSet':
+                self.assertEqual('prices_file' in config, '/etc/facet/prices' in mounts, place)
+            if '/etc/facet/prices' in mounts:
+                self.assertEqual(config['prices_file'], '/etc/facet/prices/prices.yaml')
+                self.assertNotIn('subPath', mounts['/etc/facet/prices'])
+                self.assertIn('prices.yaml', render.Find('ConfigMap', next(
+                    volume['configMap']['name'] for volume in spec['volumes']
+                    if volume['name'] == 'prices'))['data'])
+
+
 class WordsTest(unittest.TestCase):
 
     def test_autoscalers_ask_for_metrics_of_the_contract(self):
@@ -242,11 +286,18 @@ class WordsTest(unittest.TestCase):
         self.assertEqual([it.split(':')[0] for it in Warnings('demo')],
                          ['tenants.existingSecret is empty', 'workerTls.existingSecret is empty',
                           'networkPolicy.clientsFrom is empty',
-                          'pool e4b has no config.price_usd_per_hour'])
+                          'pool e4b has no config.price_usd_per_hour, and prices has no '
+                          'device_class cpu'])
         self.assertEqual(Warnings('everything'),
                          ['the ranks of pool 26b exchange activations in plain text.',
                           'model gemma-4-26b is revision main, which can move; a commit cannot.'])
         self.assertIn('facet keys new --tenant NAME', helm.CiRenders()['everything'].notes)
+        self.assertEqual([it for it in Warnings('two-pools') if 'price' in it], [])
+        self.assertEqual([it.split(':')[0] for it in Warnings('small') if 'ledger' in it],
+                         ['ledger.accessModes has no ReadWriteMany'])
+        for name, render in Renders():
+            self.assertEqual('-- facet usage --config=' in render.notes,
+                             'ledger_directory' in Config(render), name)
 
 
 class ConfigTest(unittest.TestCase):
@@ -262,6 +313,7 @@ class ConfigTest(unittest.TestCase):
                     for index in {0, count - 1}:
                         arguments = [argument.replace('/etc/facet/config/cluster.yaml', str(path))
                                      .replace('$(FACET_WORKER_INDEX)', str(index))
+                                     .replace('$(FACET_ROUTER_NAME)', 'facet-router-6f9-x2b')
                                      for argument in container['args']]
                         done = subprocess.run(
                             [BIN / container['command'][0], *arguments, '--check-config'],

@@ -45,6 +45,11 @@ def Pool(**fields):
     return {'pools': [{'name': 'e4b', 'model': 'facet-demo-e4b', **fields}]}
 
 
+def Prices(*dates):
+    return {'prices': [{'device_class': 'h100', 'dates': [
+        {'from': start, 'usd_per_hour': usd} for start, usd in dates]}]}
+
+
 # Values with one mistake each, and where the schema says it is.
 TYPOS = [
     ({'insecurenetwork': True}, 'insecurenetwork'),
@@ -68,15 +73,26 @@ TYPOS = [
     ({'images': {'router': {'digest': 'sha256:12'}}}, '/images/router/digest'),
     ({'models': []}, '/models'),
     ({'models': [{'name': 'a', 'dir': '/a'}]}, '/models/0'),
+    ({'models': [{'name': 'a', 'directory': '/a', 'slo': {'ttft_ms': 500}}]}, '/models/0/slo'),
     ({'modelStorage': {'source': 's3'}}, '/modelStorage/source'),
     ({'modelStorage': {'download': {'token': 'hf_secret'}}}, '/modelStorage/download'),
     ({'tenants': {'keys': ['fk_1']}}, '/tenants'),
+    (Prices(('2026-01-01', '2.10')), '/prices/0/dates/0/from'),
+    (Prices(('2026-01-01T00:00:00+01:00', '2.10')), '/prices/0/dates/0/from'),
+    (Prices(('2026-01-01T00:00:00Z', 2.1)), '/prices/0/dates/0/usd_per_hour'),
+    (Prices(('2026-01-01T00:00:00Z', '100000.5')), '/prices/0/dates/0/usd_per_hour'),
+    (Prices(), '/prices/0/dates'),
+    ({'prices': [{'class': 'h100'}]}, '/prices/0'),
+    ({'ledger': {'enabled': True, 'accessModes': ['ReadWriteOncePod']}}, '/ledger/accessModes/0'),
+    ({'ledger': {'directory': '/ledger'}}, '/ledger'),
     ({'pools': []}, '/pools'),
     (Pool(name='E4B'), '/pools/0/name'),
     (Pool(replica=1), '/pools/0'),
     (Pool(device='gpu'), '/pools/0/device'),
     (Pool(config={'dtype': 'fp16'}), '/pools/0/config/dtype'),
     (Pool(config={'kv_byte': 1}), '/pools/0/config'),
+    (Pool(config={'step_model': {'base_ms': 1}}), '/pools/0/config/step_model'),
+    (Pool(config={'step_model': {'base_ns': -1}}), '/pools/0/config/step_model/base_ns'),
     (Pool(expertGroup={'key': 'secret'}), '/pools/0/expertGroup'),
     (Pool(autoscaling={'enabled': 'true'}), '/pools/0/autoscaling/enabled'),
     ({'poolDefaults': {'name': 'x'}}, '/poolDefaults'),
@@ -102,9 +118,21 @@ CONTRADICTIONS = [
      'models: "a" has the absolute directory /a'),
     ({'models': [{'name': 'a', 'directory': 'a'}]}, 'models: "a" has the relative directory a'),
     ({'modelStorage': {'source': 'pvc'}}, 'modelStorage.source is pvc, and existingClaim is empty'),
+    ({'ledger': {'existingClaim': 'bills'}},
+     'ledger.existingClaim is set, and ledger.enabled is false'),
+    ({'prices': Prices(('2026-01-01T00:00:00Z', '2'))['prices'] * 2},
+     'prices: device_class "h100" stands twice'),
+    (Prices(('2026-02-30T00:00:00Z', '2')),
+     'prices: device_class "h100": there is no instant 2026-02-30T00:00:00Z'),
+    (Prices(('2026-02-01T00:00:00Z', '2'), ('2026-02-01T00:00:00Z', '1')),
+     'prices: device_class "h100": 2026-02-01T00:00:00Z is not later than 2026-02-01T00:00:00Z'),
+    ({**Prices(('2026-02-01T00:00:00Z', '2')),
+      **Pool(device='cuda', resources={'limits': {'nvidia.com/gpu': 1}})},
+     'device is cuda, and config.device_class is empty; prices are by class'),
     ({'serviceAccount': {'create': False}}, 'serviceAccount.name is empty'),
     ({'pools': Pool()['pools'] * 2}, 'pool "e4b" stands twice'),
     (Pool(name='router'), 'pool "router": that name is taken'),
+    (Pool(name='default'), 'pool "default": that name is taken'),
     (Pool(model='b'), 'pool "e4b": its model "b" is not among models'),
     (Pool(name='a' * 47), 'has 53 characters; a StatefulSet\'s name may have 52'),
     (Pool(drainSeconds=60, terminationGracePeriodSeconds=59),
@@ -222,12 +250,19 @@ class DriftTest(unittest.TestCase):
             body = re.search(rf'^message {message} {{\n(.*?)^}}', proto, re.M | re.S)[1]
             return set(re.findall(r'^  (?:repeated )?[\w.]+ (\w+) = \d+;', body, re.M))
 
-        self.assertEqual(set(self.schema['$defs']['routerConfig']['properties']),
-                         Fields('RouterConfig') - {'grpc_address', 'http_address',
+        definitions = self.schema['$defs']
+        self.assertEqual(set(definitions['routerConfig']['properties']),
+                         Fields('RouterConfig') - {'grpc_address', 'http_address', 'name',
                                                    'metrics_address', 'drain_ms_max', 'tls'})
-        self.assertEqual(set(self.schema['$defs']['poolConfig']['properties']),
+        self.assertEqual(set(definitions['poolConfig']['properties']),
                          Fields('PoolConfig') - {'name', 'model', 'device', 'workers',
                                                  'drain_ms_max', 'expert_group'})
+        self.assertEqual(set(definitions['stepModel']['properties']), Fields('StepModelConfig'))
+        model = definitions['model']['properties']
+        self.assertEqual(set(model) - {'hub'}, Fields('ModelConfig'))
+        self.assertEqual(set(model['slo']['properties']), Fields('SloConfig'))
+        self.assertEqual(set(definitions['devicePrices']['properties']), Fields('DevicePrices'))
+        self.assertEqual(set(definitions['datedPrice']['properties']), Fields('DatedPrice'))
 
 
 if __name__ == '__main__':

@@ -17,6 +17,10 @@
 {{- if and (eq .Values.modelStorage.source "pvc") (not .Values.modelStorage.existingClaim) -}}
 {{- fail "modelStorage.source is pvc, and existingClaim is empty; name the claim that holds the models" -}}
 {{- end -}}
+{{- if and .Values.ledger.existingClaim (not .Values.ledger.enabled) -}}
+{{- fail "ledger.existingClaim is set, and ledger.enabled is false; no usage would be recorded" -}}
+{{- end -}}
+{{- include "facet.priceChecks" . -}}
 {{- if not (or .Values.workerTls.existingSecret .Values.insecureNetwork) -}}
 {{- fail "router and workers would talk in plain text: set workerTls.existingSecret, or insecureNetwork: true if the pod network is private" -}}
 {{- end -}}
@@ -37,7 +41,7 @@
 {{- $path := printf "pool %q" .name -}}
 {{- if hasKey $pools .name -}}{{- fail (printf "%s stands twice" $path) -}}{{- end -}}
 {{- $_ := set $pools .name true -}}
-{{- if has .name (list "router" "models") -}}{{- fail (printf "%s: that name is taken by other objects of the chart" $path) -}}{{- end -}}
+{{- if has .name (list "router" "models" "default" "download" "test") -}}{{- fail (printf "%s: that name is taken by other objects of the chart" $path) -}}{{- end -}}
 {{- if not (hasKey $names .model) -}}
 {{- fail (printf "%s: its model %q is not among models" $path .model) -}}
 {{- end -}}
@@ -76,6 +80,9 @@
 {{- if and $pool.expertGroup.ranks (hasKey . "replicas") -}}
 {{- fail (printf "%s: replicas and expertGroup do not go together; ranks and spares say how many workers there are" $path) -}}
 {{- end -}}
+{{- if and $.Values.prices (eq $pool.device "cuda") (not $pool.config.device_class) -}}
+{{- fail (printf "%s: device is cuda, and config.device_class is empty; prices are by class" $path) -}}
+{{- end -}}
 {{- if and (eq $pool.device "cuda") (not (dig "limits" "nvidia.com/gpu" 0 $pool.resources)) -}}
 {{- fail (printf "%s: device is cuda, and resources.limits has no nvidia.com/gpu" $path) -}}
 {{- end -}}
@@ -85,6 +92,27 @@
 {{- if and (index $.Values.monitoring $key).enabled (not $.Values.monitoring.assumeCrds) (not ($.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" $kind))) -}}
 {{- fail (printf "monitoring.%s is enabled, and the cluster has no monitoring.coreos.com/v1/%s; install the Prometheus operator, or set monitoring.assumeCrds: true where the API cannot be asked" $key $kind) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A prices file that workers would refuse: at the start they end, later they keep the old prices. */}}
+{{- define "facet.priceChecks" -}}
+{{- $layout := "2006-01-02T15:04:05Z07:00" -}}
+{{- $classes := dict -}}
+{{- range .Values.prices -}}
+{{- $class := .device_class -}}
+{{- if hasKey $classes $class -}}{{- fail (printf "prices: device_class %q stands twice" $class) -}}{{- end -}}
+{{- $_ := set $classes $class true -}}
+{{- $before := "" -}}
+{{- range .dates -}}
+{{- if ne .from (dateInZone $layout (toDate $layout .from) "UTC") -}}
+{{- fail (printf "prices: device_class %q: there is no instant %s" $class .from) -}}
+{{- end -}}
+{{- if le .from $before -}}
+{{- fail (printf "prices: device_class %q: %s is not later than %s, which stands before it" $class .from $before) -}}
+{{- end -}}
+{{- $before = .from -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

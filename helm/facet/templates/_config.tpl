@@ -43,7 +43,7 @@
 {{- toYaml $config -}}
 {{- end -}}
 
-{{/* What holds for router and workers alike: name, network, models. */}}
+{{/* What holds for router and workers alike: name, network, models, where prices and ledger are. */}}
 {{- define "facet.commonConfig" -}}
 {{- $config := dict "name" (include "facet.clusterName" .) -}}
 {{- if .Values.insecureNetwork -}}{{- $_ := set $config "insecure_network" true -}}{{- end -}}
@@ -54,6 +54,8 @@
 {{- $_ := set $config "worker_tls" $tls -}}
 {{- end -}}
 {{- end -}}
+{{- if .Values.prices -}}{{- $_ := set $config "prices_file" "/etc/facet/prices/prices.yaml" -}}{{- end -}}
+{{- if .Values.ledger.enabled -}}{{- $_ := set $config "ledger_directory" (printf "/var/lib/facet/ledger/%s" (include "facet.fullname" .)) -}}{{- end -}}
 {{- $models := list -}}
 {{- range .Values.models -}}
 {{- $model := dict "name" .name "directory" (include "facet.modelDirectory" (dict "root" $ "model" .)) -}}
@@ -68,6 +70,9 @@
 {{- define "facet.config" -}}
 {{- $config := include "facet.commonConfig" . | fromYaml -}}
 {{- if .Values.tenants.existingSecret -}}{{- $_ := set $config "tenants_file" "/etc/facet/tenants/tenants.yaml" -}}{{- end -}}
+{{- range $index, $model := .Values.models -}}
+{{- with $model.slo -}}{{- $_ := set (index $config.models $index) "slo" . -}}{{- end -}}
+{{- end -}}
 {{- $service := .Values.router.service -}}
 {{- $router := deepCopy .Values.router.config -}}
 {{- $_ := set $router "grpc_address" (printf "0.0.0.0:%d" (int $service.grpcPort)) -}}

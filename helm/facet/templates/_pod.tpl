@@ -91,6 +91,24 @@ readinessProbe:
 {{- end -}}
 {{- end -}}
 
+{{/* The ledger's claim, which routers and workers write. */}}
+{{- define "facet.ledgerMount" -}}
+{{- if .Values.ledger.enabled -}}
+- {name: ledger, mountPath: /var/lib/facet/ledger}
+{{- end -}}
+{{- end -}}
+
+{{- define "facet.ledgerClaim" -}}
+{{- default (printf "%s-ledger" (include "facet.fullname" .)) .Values.ledger.existingClaim -}}
+{{- end -}}
+
+{{- define "facet.ledgerVolume" -}}
+{{- if .Values.ledger.enabled -}}
+- name: ledger
+  persistentVolumeClaim: {claimName: {{ include "facet.ledgerClaim" . }}}
+{{- end -}}
+{{- end -}}
+
 {{/* A secret's keys under the names that the config uses. Argument: (dict "name" volume "secret" name "items" (dict key path)). */}}
 {{- define "facet.secretVolume" -}}
 - name: {{ .name }}

@@ -187,6 +187,21 @@ class ComposeTest(unittest.TestCase):
                                       capture_output=True, text=True, timeout=20)
                 self.assertEqual((done.returncode, done.stderr), (0, ""), name)
 
+    def test_prices_and_ledger_are_mounted_where_the_config_says(self):
+        config = yaml.safe_load((self.folder / "cluster.yaml").read_text())
+        prices = yaml.safe_load((self.folder / "prices/prices.yaml").read_text())["prices"]
+        self.assertLessEqual({pool.get("device_class", "cpu") for pool in config["pools"]},
+                             {it["device_class"] for it in prices})
+        for name in ("router", "worker-0", "worker-1"):
+            mounts = dict(volume.split(":")[1::-1] for volume in self.services[name]["volumes"])
+            self.assertEqual(mounts[os.path.dirname(config["prices_file"])], "./prices", name)
+            self.assertIn(mounts[config["ledger_directory"]], self.compose["volumes"], name)
+            self.assertNotIn(f"ledger:{config['ledger_directory']}:ro", self.services[name]["volumes"])
+        # Where the ledger is mounted is writable for the user of the images.
+        for stage in PROGRAMS:
+            made = [rest for word, rest in instructions(stage) if word == "RUN" and "install -d" in rest]
+            self.assertRegex(made[0], rf"-o 65532 -g 65532 {config['ledger_directory']}$")
+
     def test_ends_are_waited_for(self):
         config = yaml.safe_load((self.folder / "cluster.yaml").read_text())
         drain_ms = max([config["router"]["drain_ms_max"]]
@@ -240,6 +255,12 @@ class UnitsTest(unittest.TestCase):
         for name in ("facet-router.service", "facet-worker@e4b-0.service"):
             done = self.Analyze("security", "--offline=true", f"--threshold={EXPOSURE_MAX}", f"./{name}")
             self.assertEqual(done.returncode, 0, done.stdout[-400:])
+
+    def test_router_and_workers_share_the_ledgers_directory(self):
+        """Two dynamic users would take each other's files away at every start."""
+        wanted = {"DynamicUser=yes", "User=facet", "StateDirectory=facet"}
+        for path in (DEPLOY / "systemd").glob("*.service"):
+            self.assertLessEqual(wanted, set(path.read_text().splitlines()), path.name)
 
     def test_a_workers_instance_is_its_pool_and_index(self):
         unit = (DEPLOY / "systemd/facet-worker@.service").read_text()
