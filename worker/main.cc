@@ -441,7 +441,8 @@ class WorkerProcess {
   const facet::v1::PoolConfig& pool() const { return place_.pool; }
 
   std::string device_class() const {
-    return pool().device_class().empty() ? "cpu" : pool().device_class();
+    if (!pool().device_class().empty()) return pool().device_class();
+    return pool().device() == "cpu" ? "cpu" : "cuda";
   }
 
   absl::Duration drain_max() const {
