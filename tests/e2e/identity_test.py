@@ -115,7 +115,7 @@ class TenantsTest(unittest.TestCase):
             begin = time.monotonic()
             try:
                 *_, last = client.chat.completions.create(
-                    model=cluster.E4B, messages=QUESTION, stream=True, max_tokens=500,
+                    model=cluster.E4B, messages=QUESTION, stream=True, max_tokens=1500,
                     temperature=2, stream_options={'include_usage': True},
                     extra_body={'ignore_eos': True})
             except openai.AuthenticationError:
@@ -190,10 +190,10 @@ class TenantsTest(unittest.TestCase):
         cluster.WaitFor(lambda: self.CodeOf(second) == 'OK', 'the new key works')
         self.assertEqual(self.CodeOf(first), 'OK')
 
-        with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            streams = [pool.submit(self.StreamWhileValid, first) for _ in range(2)]
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            streams = [pool.submit(self.StreamWhileValid, first) for _ in range(3)]
             cluster.WaitFor(lambda: cluster.Sum(cluster.Scrape(self.servers.metrics_port),
-                                                'facet_requests_running') == 2, 'streams run')
+                                                'facet_requests_running') == 3, 'streams run')
             since = time.monotonic()
             self.WriteTenants(self.acme_line, self.zeta_line, second_line)
             cluster.WaitFor(lambda: self.CodeOf(first) == 'UNAUTHENTICATED', 'the old key is refused')
