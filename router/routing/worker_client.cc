@@ -30,8 +30,7 @@ struct GrpcWorkerClient::DescribeCall {
 };
 
 // One stream. Writes one message at a time and keeps the rest. A hold keeps the reactor alive while
-// others may start reads and writes; Close and a failed read let it go, and after OnDone it deletes
-// itself.
+// others may start reads and writes; Close and a failed read let it go, and OnDone has it deleted.
 class GrpcWorkerClient::Session final
     : public grpc::ClientBidiReactor<RouterMessage, WorkerMessage> {
  public:
@@ -96,8 +95,7 @@ class GrpcWorkerClient::Session final
   }
 
   void OnDone(const grpc::Status& status) override {
-    client_.OnSessionDone(this, FromGrpcStatus(status));
-    delete this;
+    client_.OnSessionDone(this, FromGrpcStatus(status));  // Deletes this.
   }
 
  private:
@@ -216,6 +214,9 @@ void GrpcWorkerClient::OnSessionDone(Session* session, const Status& status) {
   if (wanted) listener_.OnSessionEnded(options_.worker, id, status);
   absl::MutexLock lock(&mutex_);
   if (session_ == session) session_ = nullptr;
+  // Before it is counted: its context holds the channel, and gRPC dies if one of its own threads
+  // lets the last channel go.
+  delete session;
   --calls_;
 }
 

@@ -93,7 +93,7 @@ class GrpcWorkerClient final : public WorkerLink {
   WorkerLinkListener& listener_;
   std::unique_ptr<Stub> stub_;
   absl::Mutex mutex_;
-  Session* session_ ABSL_GUARDED_BY(mutex_) = nullptr;  // The open one; deletes itself when done.
+  Session* session_ ABSL_GUARDED_BY(mutex_) = nullptr;  // The open one; deleted when it is done.
   DescribeCall* describe_ ABSL_GUARDED_BY(mutex_) = nullptr;
   int calls_ ABSL_GUARDED_BY(mutex_) = 0;  // Describe calls and sessions not done.
 };

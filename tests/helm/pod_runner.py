@@ -53,6 +53,7 @@ class Pod:
         self.spec = template['spec']
         self.ready = False
         self.restarts = 0
+        self.crashes = []  # Exit status and last words of each time.
         self.was_killed = False
         self.exit_code = None
         self.left_endpoints_at = None  # When it began to go, or stopped being ready.
@@ -163,6 +164,7 @@ class Pod:
                 if self.spec.get('restartPolicy', 'Always') != 'Always':
                     return
                 self.restarts += 1
+                self.crashes.append((self._process.returncode, self.LogEnd()))
                 self._SetReady(False)
                 started, failures, due = False, {}, {}
                 self._Start(self._container)

@@ -162,6 +162,8 @@ class RollingUpgradeTest(unittest.TestCase):
               f'{len(balancer.failures)} failed', file=sys.stderr)
         self.assertEqual(len(routers_gone), 2)
         self.assertEqual({pod.name for pod in cluster.gone}, first)  # Every pod was replaced.
+        self.assertEqual([crash for pod in cluster.gone + cluster.pods for crash in pod.crashes], [])
+        self.assertEqual([pod.LogEnd() for pod in cluster.gone if pod.exit_code != 0], [])
         self.assertEqual([(pod.exit_code, pod.was_killed, pod.restarts) for pod in cluster.gone],
                          [(0, False, 0)] * 4)
         self.assertEqual([pod.restarts for pod in cluster.pods], [0] * 4)
