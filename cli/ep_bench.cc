@@ -212,14 +212,14 @@ StatusOr<EpBenchReport> RunThreads(const EpBenchOptions& options, const Gemma4Co
 }
 
 StatusOr<EpBenchReport> RunGlooRank(const EpBenchOptions& options, const Gemma4Config& config) {
-  FACET_ASSIGN_OR_RETURN(
-      const std::unique_ptr<Communicator> communicator,
-      worker::FormGloo({.control = {.rank = options.rank,
-                                    .num_ranks = options.ranks,
-                                    .rendezvous_address = options.rendezvous_address,
-                                    .group_key = options.group_key},
-                        .data_host = "127.0.0.1"},
-                       kPatience));
+  worker::GlooOptions gloo;  // Field by field: of a temporary, GCC 12 warns that it is not set.
+  gloo.control.rank = options.rank;
+  gloo.control.num_ranks = options.ranks;
+  gloo.control.rendezvous_address = options.rendezvous_address;
+  gloo.control.group_key = options.group_key;
+  gloo.data_host = "127.0.0.1";
+  FACET_ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> communicator,
+                         worker::FormGloo(gloo, kPatience));
   return BenchRank(options, options.rank, config).Run(*communicator);
 }
 
