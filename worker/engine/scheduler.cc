@@ -121,7 +121,7 @@ bool Scheduler::TryPlan(Sequence& seq, StepPlan& plan) {
   const int32_t num_tokens = Extend(seq, wanted);
   if (num_tokens == 0) return false;
   PlannedChunk chunk{.sequence = &seq, .first = seq.num_computed, .num_tokens = num_tokens};
-  chunk.samples = num_tokens == seq.num_to_compute() && !seq.reaches_length();
+  chunk.samples = num_tokens == seq.num_to_compute();
   chunk.num_recomputed = std::min(num_tokens, seq.num_recomputed);
   seq.num_recomputed -= chunk.num_recomputed;
   chunk.num_replayed = std::min(num_tokens - chunk.num_recomputed, seq.num_replayed);

@@ -70,8 +70,8 @@ class Sequence {
   // Tokens there are, those included that a step in flight will draw.
   int32_t num_tokens() const { return static_cast<int32_t>(tokens_.size()) + num_pending; }
 
-  // Tokens that a step may compute now.
-  int32_t num_to_compute() const { return num_tokens() - num_computed; }
+  // Tokens that a step may compute now. Nothing follows the last token that it may have.
+  int32_t num_to_compute() const { return reaches_length() ? 0 : num_tokens() - num_computed; }
 
   // Whether all tokens it may have are there or on their way.
   bool reaches_length() const { return num_generated() + num_pending >= request_.new_tokens_max; }

@@ -57,6 +57,18 @@ TEST(EngineTest, AStopTokenEndsTheAnswerAndIsItsLast) {
   ASSERT_TRUE(driver.RunAll());
   EXPECT_EQ(driver.answer("a").tokens, Counted(10, 4));
   EXPECT_EQ(driver.answer("a").finish, FinishReason::kStop);
+  EXPECT_EQ(executor.num_steps(), 5) << "one was planned before the stop was known";
+  EXPECT_GT(driver.engine().Stats().wasted_ns.at("overrun"), 0);
+}
+
+TEST(EngineTest, NothingIsComputedAfterTheLastTokenThatALengthAllows) {
+  CountingExecutor executor({});
+  EngineDriver driver(Options(), executor);
+  driver.Submit(Request("a", 10, 5));
+  ASSERT_TRUE(driver.RunAll());
+  EXPECT_EQ(driver.answer("a").tokens, Counted(10, 5));
+  EXPECT_EQ(executor.num_steps(), 5);
+  EXPECT_TRUE(driver.engine().Stats().wasted_ns.empty());
 }
 
 TEST(EngineTest, CommittedTokensAreNotGivenAgain) {
