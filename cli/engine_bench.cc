@@ -112,7 +112,7 @@ StatusOr<EngineBenchRun> RunOnce(const EngineBenchOptions& options,
   const double weight_bytes = work.WeightBytes(batch);
   const double step_bytes = weight_bytes + batch * kv_bytes;
   const double prefill_flops = work.OfRow({.num_tokens = options.prompt,
-                                           .context = (options.prompt + 1) / 2.0,
+                                           .context = worker::StepRow::MeanContext(0, options.prompt),
                                            .has_logits = true})
                                    .flops;
   return EngineBenchRun{.batch = batch,

@@ -15,22 +15,20 @@ std::vector<StepRow> StepRowsOf(const StepPlan& plan) {
   for (const PlannedChunk& chunk : plan.chunks()) {
     rows.push_back({.is_decode = IsDecode(chunk),
                     .num_tokens = chunk.num_tokens,
-                    .context = chunk.first + (chunk.num_tokens + 1) / 2.0});
+                    .context = StepRow::MeanContext(chunk.first, chunk.num_tokens),
+                    .has_logits = chunk.samples});
   }
   return rows;
 }
 
-PhaseWork WorkOf(const StepPlan& plan, const ModelWork& model) {
+PhaseWork WorkOf(std::span<const StepRow> rows, const ModelWork& model) {
+  int32_t num_tokens = 0;
+  for (const StepRow& row : rows) num_tokens += row.num_tokens;
   PhaseWork work;
-  const double weight_bytes_per_token =
-      plan.num_tokens() > 0 ? model.WeightBytes(plan.num_tokens()) / plan.num_tokens() : 0;
-  const std::vector<StepRow> rows = StepRowsOf(plan);
-  for (size_t i = 0; i < rows.size(); ++i) {
-    Work row = model.OfRow({.num_tokens = rows[i].num_tokens,
-                            .context = rows[i].context,
-                            .has_logits = plan.chunks()[i].samples});
-    row.bytes += weight_bytes_per_token * rows[i].num_tokens;
-    (rows[i].is_decode ? work.decode : work.prefill) += row;
+  for (const StepRow& row : rows) {
+    Work of_row = model.OfRow(row);
+    of_row.bytes += model.WeightBytes(num_tokens) * row.num_tokens / num_tokens;
+    (row.is_decode ? work.decode : work.prefill) += of_row;
   }
   return work;
 }

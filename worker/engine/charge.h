@@ -49,17 +49,17 @@ struct Charge {
 // Whether a chunk goes on from generated tokens, one at a time; everything else is prefill.
 bool IsDecode(const PlannedChunk& chunk);
 
-// A plan's chunks, as the step model sees them.
+// A plan's chunks by their shape.
 std::vector<StepRow> StepRowsOf(const StepPlan& plan);
 
-// What a plan's chunks ask of the device, by phase. Weights are read once for the whole step and
+// What a step's rows ask of the device, by phase. Weights are read once for the whole step and
 // divided among its tokens.
 struct PhaseWork {
   Work prefill;
   Work decode;
 };
 
-PhaseWork WorkOf(const StepPlan& plan, const ModelWork& model);
+PhaseWork WorkOf(std::span<const StepRow> rows, const ModelWork& model);
 
 // total × weight / Σ weights, rounded so that the sum is total: by largest remainder, ties to the
 // earlier one. total is not negative; weights are not all 0.

@@ -45,6 +45,7 @@ Engine::Engine(const EngineOptions& options,
       clock_(clock),
       inbox_(options.inbox_max),
       scheduler_(options.scheduler, executor.info().kv),
+      step_model_(options.step_model),
       stats_(options.prices, clock),
       expert_load_(clock.NowNs()) {
   FACET_CHECK_LE(options.scheduler.step_tokens_max, executor.info().step_tokens_max);
@@ -138,16 +139,16 @@ void Engine::SubmitStep(StepPlan plan) {
     expert_load_.Count(chunk.sequence->request().tenant, chunk.num_tokens);
   }
   batch.return_expert_choices = expert_load_.Open(clock_.NowNs());
-  const StepModel& model = options_.step_model;
   const std::vector<StepRow> rows = StepRowsOf(plan);
-  std::vector<uint64_t> weights = model.Weights(rows);
+  std::vector<uint64_t> weights = step_model_.Weights(rows);
   batch.weight = SumOf(weights);
   if (in_flight_.empty()) stats_.StepBegins();
   const Ticket ticket = executor_.Submit(batch);
   in_flight_.push_back({.ticket = ticket,
                         .plan = std::move(plan),
                         .weights = std::move(weights),
-                        .predicted_ns = model.predicts ? model.StepNs(rows) : 0,
+                        .predicted_ns = step_model_.predicts ? step_model_.StepNs(rows) : 0,
+                        .work = WorkOf(rows, executor_.info().work),
                         .step = ++num_steps_});
 }
 
@@ -239,9 +240,8 @@ std::vector<Charge> Engine::Bill(const InFlight& step, const StepResult& result)
           Bill(step.plan.chunks()[i], charges[i], stats);
         }
         ++stats.steps;
-        const PhaseWork work = WorkOf(step.plan, executor_.info().work);
-        stats.work.prefill += work.prefill;
-        stats.work.decode += work.decode;
+        stats.work.prefill += step.work.prefill;
+        stats.work.decode += step.work.decode;
         if (!result.expert_choices.empty()) {
           stats.expert_choices = result.expert_choices;
         }

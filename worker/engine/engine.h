@@ -36,7 +36,7 @@ namespace facet::worker {
 struct EngineOptions {
   SchedulerOptions scheduler;
   PriceSchedule prices;
-  StepModel step_model;  // By which sequences share a step.
+  StepModel step_model = {};  // By which sequences share a step.
   size_t inbox_max = 4096;
 };
 
@@ -81,6 +81,9 @@ class Engine {
   // What the device costs from now on, or from the instants that the schedule names; from any
   // thread. What was charged before stays.
   void SetPrices(PriceSchedule prices) { stats_.SetPrices(std::move(prices)); }
+
+  // By what sequences share steps from now on: before Start or in a call of on_resumed.
+  void SetStepModel(const StepModel& model) { step_model_ = model; }
 
   // As of the last step's end; from any thread.
   EngineStats Stats() const { return stats_.Snapshot(); }
@@ -132,6 +135,7 @@ class Engine {
     StepPlan plan;
     std::vector<uint64_t> weights;  // Of its chunks, by which they pay for it.
     double predicted_ns = 0;        // By the step model; 0 if it does not predict.
+    PhaseWork work;
     uint64_t step = 0;
   };
 
@@ -181,6 +185,7 @@ class Engine {
   ThreadChecker engine_thread_;
   BoundedQueue<Command> inbox_;
   Scheduler scheduler_;
+  StepModel step_model_;
   std::deque<InFlight> in_flight_;
   std::map<uint64_t, Session> sessions_;
   std::map<const Sequence*, SettledAccount> accounts_;

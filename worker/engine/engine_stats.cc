@@ -7,9 +7,9 @@ namespace facet::worker {
 
 TenantUse& EngineStats::UseOf(const std::string& tenant) {
   if (const auto found = tenants.find(tenant); found != tenants.end()) return found->second;
-  if (tenants.size() + 1 < kTenantsMax) return tenants[tenant];
+  if (tenants.size() + 1 < BoundedLabels::kValuesMax) return tenants[tenant];
   ++tenants_as_other;
-  return tenants["other"];
+  return tenants[BoundedLabels::kOther];
 }
 
 void BookBetweenRanks(const Spent& spent, const Spent& paid, EngineStats& stats) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
+#include "base/bounded_labels.h"
 #include "base/clock.h"
 #include "worker/engine/charge.h"
 #include "worker/engine/price.h"
@@ -66,9 +67,8 @@ struct EngineStats {
   PhaseWork work;  // Of all steps.
   std::vector<int64_t> expert_choices;  // By expert, as of the last time that the gate opened.
 
-  // The tenant's, or that of "other" if there are kTenantsMax already: metrics stay small, and
-  // usage records know every name.
-  static constexpr size_t kTenantsMax = 1000;
+  // The tenant's, or that of all others if there are BoundedLabels::kValuesMax already: metrics
+  // stay small, and usage records know every name.
   TenantUse& UseOf(const std::string& tenant);
 };
 

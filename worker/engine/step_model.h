@@ -15,15 +15,9 @@
 #include <vector>
 
 #include "base/status.h"
+#include "worker/model/step_row.h"
 
 namespace facet::worker {
-
-// One sequence's part of a step.
-struct StepRow {
-  bool is_decode = false;  // Else num_tokens of prefill.
-  int32_t num_tokens = 1;
-  double context = 0;  // Positions that a token sees, on average over the row's.
-};
 
 // Nanoseconds, none of them negative.
 struct StepModel {

@@ -5,7 +5,7 @@
 
 namespace facet::worker {
 
-Work ModelWork::OfRow(const WorkRow& row) const {
+Work ModelWork::OfRow(const StepRow& row) const {
   const double sliding = std::min(row.context, window);
   const auto of = [&](const Layers& layers) {
     return layers.flops_per_token + layers.flops_per_full_position * row.context +

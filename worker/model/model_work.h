@@ -3,16 +3,10 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
+
+#include "worker/model/step_row.h"
 
 namespace facet::worker {
-
-// One sequence's part of a step.
-struct WorkRow {
-  int32_t num_tokens = 1;
-  double context = 0;       // Positions that a token sees, on average over the row's.
-  bool has_logits = false;  // Of its last token.
-};
 
 struct Work {
   double flops = 0;
@@ -45,7 +39,7 @@ struct ModelWork {
   double window = 0;
 
   // Without weights.
-  Work OfRow(const WorkRow& row) const;
+  Work OfRow(const StepRow& row) const;
 
   // Bytes of matrices that a step of so many tokens reads; of the experts as many as tokens reach
   // in the mean if each chooses at random.
