@@ -111,10 +111,11 @@ StatusOr<EngineBenchRun> RunOnce(const EngineBenchOptions& options,
   const worker::ModelWork& work = executor.info().work;
   const double weight_bytes = work.WeightBytes(batch);
   const double step_bytes = weight_bytes + batch * kv_bytes;
-  const double prefill_flops = work.OfRow({.num_tokens = options.prompt,
-                                           .context = worker::StepRow::MeanContext(0, options.prompt),
-                                           .has_logits = true})
-                                   .flops;
+  const double prefill_flops =
+      work.OfRow({.num_tokens = options.prompt,
+                  .context = worker::StepRow::MeanContext(0, options.prompt),
+                  .has_logits = true})
+          .flops;
   return EngineBenchRun{.batch = batch,
                         .weight_bytes_per_step = static_cast<int64_t>(weight_bytes),
                         .prefill_tokens_per_second = batch * options.prompt / prefill_seconds,

@@ -98,25 +98,6 @@ bool NeverInGroup(const Status& cause) {
   return absl::IsPermissionDenied(cause) || absl::IsInvalidArgument(cause);
 }
 
-// One step over one token, so that a worker that says it is ready has computed something.
-Status RunCanary(Executor& executor, int32_t bos_id) {
-  StepBatch batch{.token_ids = {bos_id}};
-  BatchRow row{.num_tokens = 1};
-  for (const KvGeometry geometry : kKvGeometries) {
-    if (executor.info().kv.of(geometry).blocks_per_slab == 0) continue;
-    // A slab of its own for each geometry: nothing else is in the arena yet.
-    const int32_t block =
-        static_cast<int>(geometry) * executor.info().kv.of(geometry).blocks_per_slab;
-    row.tables[static_cast<int>(geometry)].blocks = {block};
-  }
-  row.slot_state = SlotState{.sampling = {.temperature = 0}, .prompt_tokens = 1};
-  batch.rows.push_back(std::move(row));
-  const StepResult result = executor.Await(executor.Submit(batch));
-  FACET_RETURN_IF_ERROR(result.status);
-  if (result.rows[0].finite) return absl::OkStatus();
-  return Internal("the first step gave logits that are not finite: are the weights damaged?");
-}
-
 // How long sessions stay open after a drain began, even if nothing runs. Routers hear of it with
 // the next heartbeat, 100 ms later, and frames and requests may be on their way till then: a
 // request is refused, and its router gives it to another worker; without a session it would be
@@ -124,9 +105,6 @@ Status RunCanary(Executor& executor, int32_t bos_id) {
 constexpr absl::Duration kDrainNotice = absl::Seconds(1);
 
 constexpr absl::Duration kHealthTimeout = absl::Seconds(4);
-
-// The warm-up of a replica, part of loading.
-constexpr int64_t kWarmUpNsMax = 1'000'000'000;
 
 StepModel StepModelOf(const facet::v1::StepModelConfig& config) {
   return {.base_ns = config.base_ns(),
@@ -271,27 +249,27 @@ class WorkerProcess {
     return place_.is_rank() ? absl::OkStatus() : RunCanary(*executor_, executor_->config().bos_id);
   }
 
-  // By what requests share steps. Ranks must agree on it, and cannot be timed before they form a
-  // group: they have the config's or share by tokens.
+  // By what requests share steps: the config's, or what was timed. Ranks cannot be timed before they
+  // form a group.
   StatusOr<StepModel> ChooseStepModel(int32_t context_tokens_max) {
     if (pool().has_step_model()) return StepModelOf(pool().step_model());
-    if (place_.is_rank()) {
-      Log(kInfo, "no step model: ranks share steps by tokens", {{"group", pool().name()}});
-      return StepModel();
+    if (place_.is_rank()) return StepModel();
+    return WarmUp(*executor_, context_tokens_max);
+  }
+
+  // All ranks must weigh rows alike: if one of them has not been timed together with the others,
+  // all are.
+  Status WarmUpWithRanks() {
+    if (pool().has_step_model()) return absl::OkStatus();
+    FACET_ASSIGN_OR_RETURN(const int64_t num_cold,
+                           SumOfRanks(*executor_, std::exchange(warm_, false) ? 0 : 1));
+    if (num_cold > 0) {
+      FACET_ASSIGN_OR_RETURN(const StepModel model,
+                             WarmUp(*executor_, engine_->context_tokens_max()));
+      engine_->SetStepModel(model);
     }
-    FACET_ASSIGN_OR_RETURN(const std::vector<StepSample> samples,
-                           TimeSteps(*executor_, context_tokens_max, kWarmUpNsMax, clock_));
-    const StatusOr<StepFit> fit = FitStepModel(samples);
-    if (!fit.ok()) {
-      Log(kWarning, "no step model: requests share steps by tokens",
-          {{"cause", MessageOf(fit.status())}});
-      return StepModel();
-    }
-    Log(kInfo, "step model fitted",
-        {{"step_model", fit->model.ToYaml()},
-         {"error_ratio", fit->error_ratio},
-         {"steps", samples.size()}});
-    return fit->model;
+    warm_ = true;
+    return absl::OkStatus();
   }
 
   Status StartEngine() {
@@ -317,9 +295,9 @@ class WorkerProcess {
                              engine_->context_tokens_max());
     }
     service_.journal().Start();
+    engine_->SetHeldSince(start_ns_);
     prices_->SetListener([this](PriceSchedule prices) { engine_->SetPrices(std::move(prices)); });
     prices_->Follow();
-    engine_->SetHeldSince(start_ns_);
     engine_->Start();
     return absl::OkStatus();
   }
@@ -367,7 +345,11 @@ class WorkerProcess {
                   Log(kInfo, "group formed",
                       {{"group", pool().name()}, {"rank", share_.rank}, {"epoch", epoch}});
                   // The engine's word of the last loss must not come after.
-                  engine_->Resume([this, epoch] { Serve(epoch); });
+                  engine_->Resume([this, epoch] {
+                    if (!WarmUpWithRanks().ok()) return;  // The group has ended; on_not_formed says.
+                    executor_->ServeOthers();
+                    Serve(epoch);
+                  });
                 },
             .on_not_formed = [this](const Status& cause) { OnNotFormed(cause); },
             .on_peer_leaves = [this] { Drain(); }},
@@ -477,6 +459,7 @@ class WorkerProcess {
   std::optional<Engine> engine_;
   std::unique_ptr<PriceFile> prices_;  // After the engine, which it tells.
   v1::DescribeResponse description_;
+  bool warm_ = false;  // Of a rank: timed together with all others. The engine's thread.
   std::optional<RankGroup> group_;
 };
 

@@ -63,6 +63,9 @@ class SameTokensTest(unittest.TestCase):
                                   if got[number] != wanted[number]], [])
                 for index in range(ranks):
                     self.assertGreater(workers.count(f'26b/{index}'), PROMPTS // ranks // 4)
+                models = {worker.process.WaitForEvent('step model fitted')['step_model']
+                          for worker in group.workers}
+                self.assertEqual(len(models), 1, 'ranks weigh rows alike')
                 status = group.WorkerStatus(0)
                 self.assertEqual((status.group, status.num_ranks), ('26b', ranks))
                 self.assertEqual(list(status.expert_choices), [], 'withheld in low traffic')

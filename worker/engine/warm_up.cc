@@ -5,12 +5,14 @@
 #include <set>
 #include <utility>
 
+#include "base/log.h"
 #include "base/math.h"
 #include "worker/kv/block_pool.h"
 
 namespace facet::worker {
 namespace {
 
+constexpr int64_t kWarmUpNsMax = 1'000'000'000;
 constexpr int kRunsMax = 3;
 constexpr int64_t kSlowNs = 50'000'000;  // Noise is small beside it: timed once.
 
@@ -91,29 +93,37 @@ std::optional<StepBatch> BatchOf(const Shape& shape, const ExecutorInfo& info) {
 StepSample SampleOf(const Shape& shape, int64_t device_ns) {
   const StepRow row = {.is_decode = shape.is_decode,
                        .num_tokens = shape.num_tokens,
-                       .context = shape.first + (shape.num_tokens + 1) / 2.0};
+                       .context = StepRow::MeanContext(shape.first, shape.num_tokens)};
   return {.rows = std::vector<StepRow>(shape.num_rows, row), .device_ns = device_ns};
+}
+
+// What a step takes; of ranks, what it takes them in the mean.
+StatusOr<int64_t> TimeStep(Executor& executor, const StepBatch& batch) {
+  const StepResult result = executor.Await(executor.Submit(batch));
+  FACET_RETURN_IF_ERROR(result.status);
+  if (result.num_ranks <= 1) return result.device_ns;
+  FACET_ASSIGN_OR_RETURN(const int64_t sum, SumOfRanks(executor, result.device_ns));
+  return sum / result.num_ranks;
 }
 
 }  // namespace
 
 StatusOr<std::vector<StepSample>> TimeSteps(Executor& executor,
                                             int32_t context_tokens_max,
-                                            int64_t time_ns_max,
-                                            const Clock& clock) {
-  const int64_t deadline_ns = clock.NowNs() + time_ns_max;
+                                            int64_t device_ns_max) {
   std::vector<StepSample> samples;
+  int64_t taken_ns = 0;
   double ns_per_work = 0;  // Of the step before.
   for (const Shape& shape : ShapesOf(executor.info(), context_tokens_max)) {
     const double expected_ns = ns_per_work * shape.work();
-    if (static_cast<double>(clock.NowNs()) + expected_ns > static_cast<double>(deadline_ns)) break;
+    if (static_cast<double>(taken_ns) + expected_ns > static_cast<double>(device_ns_max)) break;
     const std::optional<StepBatch> batch = BatchOf(shape, executor.info());
     if (!batch) continue;
     int64_t shortest_ns = 0;
-    for (int run = 0; run < kRunsMax && clock.NowNs() < deadline_ns; ++run) {
-      const StepResult result = executor.Await(executor.Submit(*batch));
-      FACET_RETURN_IF_ERROR(result.status);
-      shortest_ns = run == 0 ? result.device_ns : std::min(shortest_ns, result.device_ns);
+    for (int run = 0; run < kRunsMax && taken_ns < device_ns_max; ++run) {
+      FACET_ASSIGN_OR_RETURN(const int64_t device_ns, TimeStep(executor, *batch));
+      taken_ns += device_ns;
+      shortest_ns = run == 0 ? device_ns : std::min(shortest_ns, device_ns);
       if (shortest_ns > kSlowNs) break;
     }
     if (shortest_ns <= 0) break;
@@ -121,6 +131,39 @@ StatusOr<std::vector<StepSample>> TimeSteps(Executor& executor,
     ns_per_work = static_cast<double>(shortest_ns) / shape.work();
   }
   return samples;
+}
+
+StatusOr<StepModel> WarmUp(Executor& executor, int32_t context_tokens_max) {
+  FACET_ASSIGN_OR_RETURN(const std::vector<StepSample> samples,
+                         TimeSteps(executor, context_tokens_max, kWarmUpNsMax));
+  const StatusOr<StepFit> fit = FitStepModel(samples);
+  if (!fit.ok()) {
+    Log(kWarning, "no step model: requests share steps by tokens",
+        {{"cause", MessageOf(fit.status())}});
+    return StepModel();
+  }
+  Log(kInfo, "step model fitted",
+      {{"step_model", fit->model.ToYaml()},
+       {"error_ratio", fit->error_ratio},
+       {"steps", samples.size()}});
+  return fit->model;
+}
+
+StatusOr<int64_t> SumOfRanks(Executor& executor, int64_t value) {
+  const StepResult result = executor.Await(executor.Submit({.weight = value}));
+  FACET_RETURN_IF_ERROR(result.status);
+  return result.group_weight;
+}
+
+Status RunCanary(Executor& executor, int32_t bos_id) {
+  const Shape shape;
+  std::optional<StepBatch> batch = BatchOf(shape, executor.info());
+  if (!batch) return ResourceExhausted("the KV cache does not hold one token");
+  batch->token_ids = {bos_id};
+  const StepResult result = executor.Await(executor.Submit(*batch));
+  FACET_RETURN_IF_ERROR(result.status);
+  if (result.rows[0].finite) return absl::OkStatus();
+  return Internal("the first step gave logits that are not finite: are the weights damaged?");
 }
 
 }  // namespace facet::worker

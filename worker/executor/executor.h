@@ -50,7 +50,8 @@ class Executor {
   // Whom to tell from now on; null: nobody. After the return the last one is not called any more.
   virtual void SetAssistObserver(AssistObserver* /*observer*/) {}
 
-  // Enqueues one step. The batch may be changed or destroyed after the call.
+  // Enqueues one step. The batch may be changed or destroyed after the call. One without rows is
+  // for a rank of a group: it has part in a step of the others and brings its weight.
   virtual Ticket Submit(const StepBatch& batch) = 0;
 
   // Restricts what a row of a submitted step may sample: one bit per vocabulary id, 1 = allowed.

@@ -156,7 +156,7 @@ ModelExecutor::~ModelExecutor() {
 }
 
 Ticket ModelExecutor::Submit(const StepBatch& batch) {
-  FACET_CHECK(!batch.rows.empty());
+  FACET_CHECK(!batch.rows.empty() || exchange_ != nullptr);
   FACET_CHECK_LE(batch.num_tokens(), info_.step_tokens_max);
   auto job = std::make_unique<Job>();
   job->batch = batch;
@@ -207,6 +207,9 @@ void ModelExecutor::DeviceMain() {
       UseGroup(*turn.group);
     } else if (turn.job == nullptr) {
       TakePart(*turn.group);
+    } else if (turn.job->batch.rows.empty()) {
+      turn.job->result = ServeStep(turn.group, {.weight = turn.job->batch.weight});
+      collect = true;
     } else {
       Enqueue(*turn.job, turn.group);
       // In a group the step has ended. Else the next one may need what only the host can tell:
@@ -249,7 +252,7 @@ void ModelExecutor::UseGroup(Communicator& group) {
 }
 
 bool ModelExecutor::GroupCalls() const {
-  if (group_ == nullptr || group_over_) return false;
+  if (group_ == nullptr || group_over_ || !serves_others_) return false;
   return group_->called() || (leaving_ && !said_leaving_);
 }
 
@@ -274,6 +277,12 @@ void ModelExecutor::JoinGroup(Communicator& communicator, std::function<void()> 
   group_is_new_ = true;
   group_over_ = false;
   said_leaving_ = false;
+  serves_others_ = false;
+}
+
+void ModelExecutor::ServeOthers() {
+  absl::MutexLock lock(&mutex_);
+  serves_others_ = true;
 }
 
 void ModelExecutor::QuitGroup(Status cause) {
@@ -332,24 +341,31 @@ void ModelExecutor::TakePart(Communicator& group) {
     absl::MutexLock lock(&assist_mutex_);
     if (assist_observer_ != nullptr) assist_observer_->OnAssistBegins();
   }
-  const int64_t device_ns = ServeStep(group);
+  const StepResult result = ServeStep(&group, {});
   absl::MutexLock lock(&assist_mutex_);
-  if (assist_observer_ != nullptr) assist_observer_->OnAssistEnds(device_ns);
+  if (assist_observer_ != nullptr) assist_observer_->OnAssistEnds(result.device_ns);
 }
 
-int64_t ModelExecutor::ServeStep(Communicator& group) {
+StepResult ModelExecutor::ServeStep(Communicator* group, const StepWish& wish) {
+  StepResult result;
   backend_->BeginStep();
-  const StatusOr<StepHeader> header = AgreeOnStep(&group, {});
+  const StatusOr<StepHeader> header = AgreeOnStep(group, wish);
+  result.status = header.status();
   bool served = false;
+  if (header.ok()) {
+    result.num_ranks = static_cast<int32_t>(header->ranks.size());
+    result.group_weight = header->weight();
+  }
   if (header.ok() && header->tokens_max() > 0) {
-    Status status = model_->ServeExperts(*exchange_);
-    if (status.ok()) status = exchange_->EndStep();
-    served = status.ok();
+    result.status = model_->ServeExperts(*exchange_);
+    if (result.status.ok()) result.status = exchange_->EndStep();
+    served = result.status.ok();
     absl::MutexLock lock(&mutex_);
     group_over_ = !served;
   }
   const kernels::StepOutcome outcome = backend_->EndStep()->Wait();
-  return served ? outcome.device_ns : 0;
+  if (served) result.device_ns = outcome.device_ns;
+  return result;
 }
 
 struct ModelExecutor::StepInputs {

@@ -61,10 +61,14 @@ class ModelExecutor final : public Executor {
   void ProvideMask(Ticket ticket, int32_t row, std::span<const uint32_t> mask) override;
   StepResult Await(Ticket ticket) override;
 
-  // The rest is for a rank of a group. From here to QuitGroup every step is one of the group's, and
-  // between its own this rank takes part in those of the others. on_event is called, on any thread,
-  // when the group has ended and when what its ranks want of it has changed (group_header).
+  // The rest is for a rank of a group. From here to QuitGroup every step is one of the group's.
+  // on_event is called, on any thread, when the group has ended and when what its ranks want of it
+  // has changed (group_header).
   void JoinGroup(Communicator& communicator, std::function<void()> on_event);
+
+  // From now on this rank takes part in steps of the others between its own. Until then, in each
+  // group, it makes only its own, so that ranks may do the same steps together.
+  void ServeOthers();
 
   // Returns when nothing uses the communicator any more. Steps fail with this cause until
   // JoinGroup.
@@ -122,8 +126,8 @@ class ModelExecutor final : public Executor {
   void UseGroup(Communicator& group);
   // A step of the group without a token of this rank's.
   void TakePart(Communicator& group);
-  // The step itself; returns what the device spent, 0 if it came to nothing.
-  int64_t ServeStep(Communicator& group);
+  // The step itself; device_ns is 0 if no rank brought a token. group may be null.
+  StepResult ServeStep(Communicator* group, const StepWish& wish);
   // Agrees with the other ranks on a step to which this one brings so much.
   StatusOr<StepHeader> AgreeOnStep(Communicator* group, StepWish wish);
   // Waits for the step's end and fills the result.
@@ -151,6 +155,7 @@ class ModelExecutor final : public Executor {
 
   Communicator* group_ ABSL_GUARDED_BY(mutex_) = nullptr;
   std::function<void()> on_group_event_ ABSL_GUARDED_BY(mutex_);
+  bool serves_others_ ABSL_GUARDED_BY(mutex_) = false;
   Status no_group_ ABSL_GUARDED_BY(mutex_) = Unavailable("the group is not formed");
   bool group_is_new_ ABSL_GUARDED_BY(mutex_) = false;
   StepHeader group_header_ ABSL_GUARDED_BY(mutex_);

@@ -28,6 +28,7 @@ class RankGroup {
 
   // On the group's thread, in the order of what happens.
   struct Events {
+    // The executor is in the group; to call its ServeOthers is left to this, or to what follows.
     std::function<void(int64_t epoch)> on_formed;
     // What ended the group, or why it was not formed.
     std::function<void(const Status& cause)> on_not_formed;

@@ -6,8 +6,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <future>
 #include <map>
+#include <optional>
 #include <random>
+#include <utility>
 
 #include "base/reserved_port.h"
 #include "kernels/cpu/cpu_backend.h"
@@ -16,6 +19,7 @@
 #include "worker/comm/local_communicator.h"
 #include "worker/comm/nccl_communicator.h"
 #include "worker/engine/engine.h"
+#include "worker/engine/warm_up.h"
 
 namespace facet::test {
 namespace {
@@ -191,6 +195,15 @@ class Rank {
     engine_->OpenSession(kSession);
   }
 
+  // The step model that the rank has been warmed up to; nothing if that failed. Before Join.
+  std::future<StatusOr<worker::StepModel>> WarmUpFirst() {
+    warm_up_.emplace();
+    return warm_up_->get_future();
+  }
+
+  // Takes part in nothing. Before Join.
+  void StayCold() { stays_cold_ = true; }
+
   // Comes to the group.
   void Join() {
     group_ = std::make_unique<RankGroup>(
@@ -200,7 +213,7 @@ class Rank {
         *executor_,
         RankGroup::Events{.on_formed =
                               [this](int64_t epoch) {
-                                engine_->Resume([] {});
+                                engine_->Resume([this] { Resumed(); });
                                 engine_->OpenSession(kSession);
                                 absl::MutexLock lock(&mutex_);
                                 epoch_ = epoch;
@@ -248,8 +261,16 @@ class Rank {
   }
 
  private:
+  void Resumed() {
+    if (stays_cold_) return;
+    if (warm_up_) std::exchange(warm_up_, {})->set_value(worker::WarmUp(*executor_, 4000));
+    executor_->ServeOthers();
+  }
+
   Machine& machine_;
   const int32_t rank_;
+  std::optional<std::promise<StatusOr<worker::StepModel>>> warm_up_;
+  bool stays_cold_ = false;
   const kernels::DeviceStream* stream_ = nullptr;
   Sink sink_;
   std::unique_ptr<ModelExecutor> executor_;
@@ -387,6 +408,34 @@ TEST_P(RankGroupTest, RanksThatWorkTogetherKeepTheirSums) {
   for (auto& rank : ranks_) rank->sink().AwaitEnded(4);
   LeaveAll();
   for (auto& rank : ranks_) EXPECT_GT(ExpectSumsHold(rank->engine().Stats()).ns, 0);
+}
+
+// However they come: what a rank measured alone would be its own.
+TEST_P(CpuRankGroupTest, RanksThatWarmUpTogetherHaveOneStepModel) {
+  MakeRanks(4);
+  std::vector<std::future<StatusOr<worker::StepModel>>> models;
+  for (auto& rank : ranks_) {
+    models.push_back(rank->WarmUpFirst());
+    rank->Join();
+    absl::SleepFor(absl::Milliseconds(50));
+  }
+  const std::string yaml = models[0].get()->ToYaml();
+  for (size_t i = 1; i < models.size(); ++i) EXPECT_EQ(models[i].get()->ToYaml(), yaml);
+  EXPECT_NE(yaml, worker::StepModel().ToYaml());
+  ranks_[1]->Submit(1, 20);
+  ranks_[1]->sink().AwaitEnded(1);
+  EXPECT_EQ(ranks_[1]->sink().tokens(), Alone({1}, 20)) << "nothing of the warm-up stays";
+  LeaveAll();
+}
+
+TEST_P(CpuRankGroupTest, AWarmUpFailsWithItsGroup) {
+  MakeRanks(2);
+  auto model = ranks_[0]->WarmUpFirst();
+  ranks_[1]->StayCold();
+  for (auto& rank : ranks_) rank->Join();
+  for (auto& rank : ranks_) rank->AwaitEpoch(1);
+  ranks_[1]->Die();
+  EXPECT_THAT(MessageOf(model.get().status()), HasSubstr("epoch 1 ended by rank 1"));
 }
 
 TEST_P(RankGroupTest, ARankThatDiesLosesTheStepAndTheGroupFormsAgain) {

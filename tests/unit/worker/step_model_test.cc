@@ -125,10 +125,9 @@ class PlantedExecutor final : public worker::Executor {
       const worker::BlockTable& full = row.tables[1];
       EXPECT_EQ(full.blocks.size(), (row.first_position + row.num_tokens + 15) / 16);
       for (const int32_t block : full.blocks) EXPECT_LT(block, info_.kv.num_blocks_max({}) * 2);
-      rows.push_back(
-          {.is_decode = row.num_tokens == 1,
-           .num_tokens = row.num_tokens,
-           .context = static_cast<double>(row.first_position) + (row.num_tokens + 1) / 2.0});
+      rows.push_back({.is_decode = row.num_tokens == 1,
+                      .num_tokens = row.num_tokens,
+                      .context = StepRow::MeanContext(row.first_position, row.num_tokens)});
       longest_ = std::max(longest_, row.first_position);
     }
     EXPECT_LE(batch.num_tokens(), info_.step_tokens_max);
@@ -155,19 +154,19 @@ class PlantedExecutor final : public worker::Executor {
 TEST(WarmUpTest, FindsTheModelOfAnExecutorWithinSlotsCacheAndContext) {
   testing::FakeClock clock;
   PlantedExecutor executor(clock);
-  const StepFit fit = *FitStepModel(*worker::TimeSteps(executor, 4000, 10'000'000'000, clock));
+  const StepFit fit = *FitStepModel(*worker::TimeSteps(executor, 4000, 10'000'000'000));
   EXPECT_EQ(executor.longest(), 2048);
   EXPECT_NEAR(fit.model.base_ns / kPlanted.base_ns, 1, 1e-3);
   EXPECT_NEAR(fit.model.prefill_token_context_ns / kPlanted.prefill_token_context_ns, 1, 1e-3);
   EXPECT_NEAR(fit.model.decode_context_ns / kPlanted.decode_context_ns, 1, 1e-3);
 }
 
-TEST(WarmUpTest, EndsAtItsDeadline) {
+TEST(WarmUpTest, EndsWhenStepsHaveTakenEnough) {
   testing::FakeClock clock;
   PlantedExecutor executor(clock);
-  EXPECT_TRUE(worker::TimeSteps(executor, 4000, 0, clock)->empty());
+  EXPECT_TRUE(worker::TimeSteps(executor, 4000, 0)->empty());
   const int64_t start_ns = clock.NowNs();
-  EXPECT_FALSE(worker::TimeSteps(executor, 4000, 100'000'000, clock)->empty());
+  EXPECT_FALSE(worker::TimeSteps(executor, 4000, 100'000'000)->empty());
   EXPECT_LT(clock.NowNs() - start_ns, 150'000'000);
 }
 
