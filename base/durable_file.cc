@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -62,7 +63,7 @@ Status SyncDirectoryOf(const std::string& path) {
 StatusOr<off_t> EndOfLines(int fd, off_t size, const std::string& path) {
   std::array<char, 4096> block{};
   for (off_t end = size; end > 0;) {
-    const off_t begin = end > static_cast<off_t>(block.size()) ? end - block.size() : 0;
+    const off_t begin = std::max<off_t>(0, end - static_cast<off_t>(block.size()));
     const ssize_t got = pread(fd, block.data(), static_cast<size_t>(end - begin), begin);
     if (got != end - begin) return Failed("read", path);
     for (off_t i = end - begin; i > 0; --i) {

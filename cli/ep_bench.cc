@@ -197,7 +197,7 @@ StatusOr<EpBenchReport> RunThreads(const EpBenchOptions& options, const Gemma4Co
   threads.reserve(options.ranks);
   for (int rank = 0; rank < options.ranks; ++rank) {
     threads.emplace_back([&, rank] {
-      const auto communicator = rendezvous.Form(rank, /*epoch=*/1, kPatience);
+      const auto communicator = rendezvous.Form(rank, /*epoch_min=*/1, kPatience);
       reports[rank] = communicator.ok() ? BenchRank(options, rank, config).Run(**communicator)
                                         : StatusOr<EpBenchReport>(communicator.status());
     });

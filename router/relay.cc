@@ -348,7 +348,6 @@ void RelayShard::OnRefused(const SubmitWasRefused& arrived) {
   const Status status = code == absl::StatusCode::kOk
                             ? Internal("worker ", request->worker_name, " refused without a code")
                             : Status(code, refused.message());
-  live_.at(request->id())->state = LiveRequest::State::kQueued;
   End(*request, status, v1::FINISH_REASON_UNSPECIFIED);
 }
 

@@ -141,7 +141,6 @@ HttpPage StatusPage::Json() const {
   for (size_t i = 0; i < points_.size(); ++i) {
     const Point& point = points_[i];
     const Point& before = points_[i < kWindow ? 0 : i - kWindow];
-    const auto seconds = [](std::optional<double> value) { return OrNull(value); };
     history["unix_ms"].push_back(point.unix_ms);
     history["requests_running"].push_back(point.requests_running);
     history["requests_queued"].push_back(point.requests_queued);
@@ -151,12 +150,11 @@ HttpPage StatusPage::Json() const {
     history["kv_used_share"].push_back(point.kv_used_share);
     history["usd_per_hour"].push_back(point.usd_per_hour);
     history["ttft_p50_seconds"].push_back(
-        seconds(Quantile(ttft_bounds, before.ttft, point.ttft, 0.5)));
+        OrNull(Quantile(ttft_bounds, before.ttft, point.ttft, 0.5)));
     history["ttft_p95_seconds"].push_back(
-        seconds(Quantile(ttft_bounds, before.ttft, point.ttft, 0.95)));
-    history["itl_p50_seconds"].push_back(seconds(Quantile(itl_bounds, before.itl, point.itl, 0.5)));
-    history["itl_p95_seconds"].push_back(
-        seconds(Quantile(itl_bounds, before.itl, point.itl, 0.95)));
+        OrNull(Quantile(ttft_bounds, before.ttft, point.ttft, 0.95)));
+    history["itl_p50_seconds"].push_back(OrNull(Quantile(itl_bounds, before.itl, point.itl, 0.5)));
+    history["itl_p95_seconds"].push_back(OrNull(Quantile(itl_bounds, before.itl, point.itl, 0.95)));
   }
   const ordered_json page{{"status", StatusJson(router_.GetStatus())},
                           {"history", std::move(history)},
