@@ -122,6 +122,7 @@ void FillDefaults(v1::ClusterConfig& config) {
     pool.set_drain_ms_max(OrDefault<int64_t>(pool.drain_ms_max(), 30'000));
     for (v1::WorkerEndpoint& worker : *pool.mutable_workers()) {
       worker.set_metrics_address(OrDefault<std::string>(worker.metrics_address(), "off"));
+      worker.set_device(OrDefault(worker.device(), pool.device()));
       const std::string& address = worker.grpc_address();
       worker.set_data_host(
           OrDefault<std::string>(worker.data_host(), address.substr(0, address.rfind(':'))));
@@ -219,6 +220,12 @@ Status CheckPool(const v1::PoolConfig& pool,
   for (int i = 0; i < pool.workers_size(); ++i) {
     const v1::WorkerEndpoint& worker = pool.workers(i);
     const std::string worker_path = StrCat(path, ".workers[", i, "]");
+    FACET_RETURN_IF_ERROR(CheckDevice(worker_path + ".device", worker.device()));
+    if ((worker.device() == "cpu") != (pool.device() == "cpu")) {
+      return InvalidArgument(worker_path, ".device is ", worker.device(),
+                             " in a pool whose device is ", pool.device(),
+                             "; its workers must be of one kind");
+    }
     const std::string& address = worker.grpc_address();
     FACET_RETURN_IF_ERROR(CheckAddress(worker_path + ".grpc_address", address, false));
     FACET_RETURN_IF_ERROR(

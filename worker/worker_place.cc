@@ -51,6 +51,7 @@ StatusOr<WorkerPlace> FindPlace(const facet::v1::ClusterConfig& config, const Pl
     place.grpc_address = place.pool.workers(flags.index).grpc_address();
     place.metrics_address = place.pool.workers(flags.index).metrics_address();
     place.data_host = place.pool.workers(flags.index).data_host();
+    place.pool.set_device(place.pool.workers(flags.index).device());
   }
   if (!flags.grpc_address.empty()) place.grpc_address = flags.grpc_address;
   if (!flags.metrics_address.empty()) place.metrics_address = flags.metrics_address;

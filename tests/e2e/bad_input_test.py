@@ -148,6 +148,8 @@ pools:
             ('facet-worker', 'threads: 1', 'kernels: quick', (), ('kernels', 'quick', 'fast')),
             ('facet-worker', 'threads: 1', 'dtype: int3', (), ('dtype', 'int3', 'bf16')),
             ('facet-worker', 'threads: 1', 'device: tpu', (), ('device', 'tpu', 'cpu')),
+            ('facet-worker', 'workers:\n      - {',
+             'device: "cuda:0"\n    workers:\n      - {device: "cuda:99", ', (), ('device', 'cuda:99')),
             ('facet-worker', '', '', ('--device', 'tpu'), ('device', 'tpu')),
             ('facet-worker', '', '', ('--device', 'cuda:99'), ('device', 'cuda:99')),
             ('facet-worker', '', '', ('--pool', 'nowhere'), ('pool', 'nowhere', 'p')),
