@@ -58,7 +58,6 @@ class NcclCommunicator final : public Communicator {
   }
 
   Status Form(const NcclOptions& options, absl::Duration timeout) {
-    const int64_t deadline_ns = DeadlineAfter(timeout);
     NcclAddress mine = {.version = library_.version()};
     if (rank() == 0) {
       FACET_ASSIGN_OR_RETURN(mine.id, NcclComm::UniqueId(library_));
@@ -74,6 +73,7 @@ class NcclCommunicator final : public Communicator {
                                   rank(), " has ", NcclLibrary::NameOfVersion(library_.version())));
     }
     const std::string id = NcclAddress::Decode(control_->addresses()[0]).id;
+    const int64_t deadline_ns = DeadlineAfter(options.init_timeout);
     auto comm = NcclComm::Begin(library_, id, rank(), num_ranks());
     if (!comm.ok()) return Fail(comm.status(), "NCCL's group");
     {

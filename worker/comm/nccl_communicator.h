@@ -41,10 +41,15 @@ struct NcclOptions {
   std::string library;  // A path; empty: libnccl.so.2 in the loader's path.
   const kernels::DeviceStream* stream = nullptr;  // Of the buffers' device; outlives the group.
   NcclAwait await = NcclAwait::kStreamOrder;
+  // For NCCL to connect the ranks once all are there: it looks at the machine's network and
+  // devices, seconds where they are many. A rank that dies meanwhile is found by the control
+  // connection.
+  absl::Duration init_timeout = absl::Seconds(60);
 };
 
-// This rank's end of the group, once all ranks came and NCCL has connected them. The stream's
-// device is then the calling thread's; it must be that of the threads that start transfers, too.
+// This rank's end of the group, once all ranks came, within timeout, and NCCL has connected them.
+// The stream's device is then the calling thread's; it must be that of the threads that start
+// transfers, too.
 // Errors as GroupControl::Join and NcclLibrary::Open; ABORTED if the ranks' libraries differ.
 StatusOr<std::unique_ptr<Communicator>> FormNccl(const NcclOptions& options,
                                                  absl::Duration timeout);

@@ -53,7 +53,8 @@ class NcclCommunicatorTest : public testing::Test {
                                  .group_key = "key of the test"},
                      .library = library,
                      .stream = &stream,
-                     .await = await},
+                     .await = await,
+                     .init_timeout = timeout},
                     timeout);
   }
 
