@@ -169,6 +169,8 @@ class MetricsPage : public prometheus::Collectable {
 
     Metrics* operator->() { return &metrics_; }
 
+    Metrics& operator*() { return metrics_; }
+
    private:
     absl::MutexLock lock_;
     Metrics& metrics_;

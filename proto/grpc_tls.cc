@@ -9,6 +9,7 @@
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 
+#include <ctime>
 #include <string_view>
 
 #include "base/file.h"
@@ -49,13 +50,19 @@ struct NamedFile {
   }
 };
 
-// The first certificate of the file, which must be in force.
+// The first certificate of the file.
 StatusOr<Certificate> ReadCertificate(const NamedFile& file) {
   std::string bytes;
   FACET_ASSIGN_OR_RETURN(const Bio bio, file.Open(bytes));
   Certificate certificate(PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr));
   ERR_clear_error();
   if (certificate == nullptr) return file.Wrong("holds no certificate in PEM");
+  return certificate;
+}
+
+// The same, which must be in force.
+StatusOr<Certificate> ReadValidCertificate(const NamedFile& file) {
+  FACET_ASSIGN_OR_RETURN(Certificate certificate, ReadCertificate(file));
   if (X509_cmp_current_time(X509_get0_notAfter(certificate.get())) < 0) {
     return file.Wrong("holds a certificate that has expired");
   }
@@ -66,7 +73,7 @@ StatusOr<Certificate> ReadCertificate(const NamedFile& file) {
 int NoPassphrase(char* /*buffer*/, int /*size*/, int /*writing*/, void* /*context*/) { return 0; }
 
 Status CheckPair(const NamedFile& cert_file, const NamedFile& key_file) {
-  FACET_ASSIGN_OR_RETURN(const Certificate certificate, ReadCertificate(cert_file));
+  FACET_ASSIGN_OR_RETURN(const Certificate certificate, ReadValidCertificate(cert_file));
   std::string bytes;
   FACET_ASSIGN_OR_RETURN(const Bio bio, key_file.Open(bytes));
   const PrivateKey key(PEM_read_bio_PrivateKey(bio.get(), nullptr, NoPassphrase, nullptr));
@@ -78,7 +85,7 @@ Status CheckPair(const NamedFile& cert_file, const NamedFile& key_file) {
 }
 
 Status CheckWorkerTls(const v1::WorkerTls& files) {
-  FACET_RETURN_IF_ERROR(ReadCertificate({"worker_tls.ca_file", files.ca_file()}).status());
+  FACET_RETURN_IF_ERROR(ReadValidCertificate({"worker_tls.ca_file", files.ca_file()}).status());
   return CheckPair({"worker_tls.cert_file", files.cert_file()},
                    {"worker_tls.key_file", files.key_file()});
 }
@@ -110,6 +117,15 @@ StatusOr<std::shared_ptr<grpc::ChannelCredentials>> WorkerChannelCredentials(
   options.watch_root_certs();
   options.watch_identity_key_cert_pairs();
   return tls::TlsCredentials(options);
+}
+
+StatusOr<int64_t> CertificateExpiry(const std::string& path) {
+  FACET_ASSIGN_OR_RETURN(const Certificate certificate, ReadCertificate({"certificate", path}));
+  std::tm time{};
+  if (ASN1_TIME_to_tm(X509_get0_notAfter(certificate.get()), &time) != 1) {
+    return InvalidArgument(path, " holds a certificate whose end is no time");
+  }
+  return timegm(&time);
 }
 
 std::shared_ptr<grpc::ChannelCredentials> HealthChannelCredentials(const v1::WorkerTls* files) {

@@ -31,6 +31,9 @@ StatusOr<std::shared_ptr<grpc::ChannelCredentials>> WorkerChannelCredentials(
 StatusOr<std::shared_ptr<grpc::ServerCredentials>> RouterServerCredentials(
     const v1::RouterConfig& router);
 
+// When the first certificate of the file expires, in Unix time. Errors name the file.
+StatusOr<int64_t> CertificateExpiry(const std::string& path);
+
 // What asks a server that may have TLS after its health: shows the certificate of files, if there
 // are any, and takes whatever the server shows, because nothing but its health is told.
 std::shared_ptr<grpc::ChannelCredentials> HealthChannelCredentials(const v1::WorkerTls* files);

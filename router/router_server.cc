@@ -4,6 +4,7 @@
 #include <memory>
 #include <utility>
 
+#include "base/process_stats.h"
 #include "proto/grpc_tls.h"
 
 namespace facet::router {
@@ -19,6 +20,12 @@ StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::ClusterCon
   const v1::RouterConfig& router_config = config.router();
   std::unique_ptr<RouterServer> server(new RouterServer);
   server->drain_ms_max_ = router_config.drain_ms_max();
+  if (config.has_worker_tls()) {
+    server->certificates_["worker_tls"] = config.worker_tls().cert_file();
+  }
+  if (router_config.has_tls()) {
+    server->certificates_["router_tls"] = router_config.tls().cert_file();
+  }
   server->tenants_ = std::make_unique<TenantDirectory>();
   if (!config.tenants_file().empty()) {
     FACET_ASSIGN_OR_RETURN(server->tenants_, TenantDirectory::Open(config.tenants_file()));
@@ -55,6 +62,7 @@ HttpPages::Pages RouterServer::Pages() const {
   };
   return {{"/metrics",
            [this] {
+             RefreshMetrics();
              return HttpPage{.content_type = kMetricsContentType,
                              .body = MetricsText(router_->metrics())};
            }},
@@ -65,6 +73,33 @@ HttpPages::Pages RouterServer::Pages() const {
              return ready() ? HttpPage{.body = "ok\n"}
                             : HttpPage{.code = 503, .body = "draining, or no model has a worker\n"};
            }}};
+}
+
+void RouterServer::RefreshMetrics() const {
+  const std::shared_ptr<const FleetSnapshot> fleet = router_->snapshot();
+  const int64_t now_ns = router_->clock().NowNs();
+  auto metrics = router_->metrics().Write();
+  ReportProcess("router", *metrics);
+  for (const auto& [use, file] : certificates_) {
+    const StatusOr<int64_t> expiry = CertificateExpiry(file);
+    // A file that is being replaced says nothing for a moment.
+    if (expiry.ok()) metrics->certificate_expiry.At(use).Set(static_cast<double>(*expiry));
+  }
+  for (const WorkerView& worker : fleet->workers) {
+    const std::string& pool = worker.status.pool();
+    const std::string index = std::to_string(worker.status.index());
+    const int64_t age_ns = worker.last_heard_ns == 0 ? 0 : now_ns - worker.last_heard_ns;
+    metrics->worker_report_age.At(pool, index).Set(static_cast<double>(age_ns) / 1e9);
+    if (!worker.status.group().empty()) {
+      metrics->worker_group_epoch.At(pool, index)
+          .Set(static_cast<double>(worker.status.group_epoch()));
+    }
+    const RouteCandidate& room = worker.candidate;
+    metrics->worker_credits.At(pool, index, "sequences")
+        .Set(room.ready ? static_cast<double>(room.sequence_credits) : 0);
+    metrics->worker_credits.At(pool, index, "prompt_tokens")
+        .Set(room.ready ? static_cast<double>(room.prefill_token_credits) : 0);
+  }
 }
 
 RouterServer::~RouterServer() { Stop(); }

@@ -2,7 +2,9 @@
 // main runs, and what tests start inside their own process.
 #pragma once
 
+#include <map>
 #include <memory>
+#include <string>
 
 #include "base/http_pages.h"
 #include "base/status.h"
@@ -40,9 +42,12 @@ class RouterServer {
  private:
   RouterServer() = default;
   HttpPages::Pages Pages() const;
+  // Sets the metrics that are looked at only when somebody scrapes.
+  void RefreshMetrics() const;
   void Stop();
 
   int64_t drain_ms_max_ = 0;
+  std::map<std::string, std::string> certificates_;  // Files by what they are used for.
   std::unique_ptr<TenantDirectory> tenants_;
   // Requests hold streams that belong to the fronts, so the router goes first.
   std::unique_ptr<GrpcFront> grpc_;

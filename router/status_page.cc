@@ -133,7 +133,7 @@ HttpPage StatusPage::Json() const {
     auto metrics = router_.metrics().Write();
     ttft_bounds = BoundsOf(metrics->ttft);
     itl_bounds = BoundsOf(metrics->itl);
-    tenants = SumsByTenant(*metrics.operator->());
+    tenants = SumsByTenant(*metrics);
   }
   using nlohmann::ordered_json;
   ordered_json history{{"unix_ms", ordered_json::array()}};

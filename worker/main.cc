@@ -163,7 +163,9 @@ class WorkerProcess {
                   .device_class = device_class(),
                   .worker = place_.worker_name(),
                   .peak_flops = pool().peak_flops(),
-                  .peak_bytes_per_second = pool().peak_hbm_bytes_per_second()});
+                  .peak_bytes_per_second = pool().peak_hbm_bytes_per_second(),
+                  .sequences_max = executor_->info().running_max,
+                  .certificate_file = cluster_.worker_tls().cert_file()});
     on_signal_.Set([this] { Drain(); });
     if (place_.is_rank()) {
       JoinGroup();

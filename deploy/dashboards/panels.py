@@ -100,6 +100,11 @@ COST = Dashboard(
                    f"{rate('facet_device_wasted_seconds_total', 'model, reason')} / on (model) "
                    f"group_left () {rate('facet_device_busy_seconds_total', 'model')}"},
                   stack=True),
+            Panel("Dollars per hour wasted, by reason", "currencyUSD",
+                  "The same at the price of the pool's devices.",
+                  {"{{pool}} {{reason}}":
+                   f"3600 * {rate('facet_device_wasted_seconds_total', 'pool, reason')} * on (pool) "
+                   "group_left () avg by (pool) (facet_device_price_usd_per_second)"}, stack=True),
             Panel("Devices lent and borrowed, by pool", "short",
                   "Ranks of an expert group: how many devices' time goes to requests of other ranks, "
                   "and how many other devices' time requests pay for.",
@@ -170,8 +175,30 @@ CAPACITY = Dashboard(
                   {"{{model}}": "sum by (model) (facet_queue_requests)"}),
             Panel("Requests under way", "short", "Given to a worker and not ended.",
                   {"{{model}}": "sum by (model) (facet_requests_running)"}),
+            Panel("Wait of a request that came now", "s",
+                  "Requests that wait, over how many workers took per second: by Little's law. Beyond "
+                  "queue_wait_ms_max requests are refused.",
+                  {"{{model}}": "sum by (model) (facet_queue_requests) / "
+                                + rate("facet_queue_wait_seconds_count", "model")}),
             Panel("Workers that take requests", "short", "By pool.",
                   {"{{pool}}": "sum by (pool) (facet_worker_ready)"}),
+            Panel("Workers needed", "short",
+                  "So many that half of the slots are in use, with the model's queue given to this "
+                  "pool, and nine tenths of the KV cache. The chart's autoscaler aims at the same "
+                  "half by default.",
+                  {"{{pool}} by slots":
+                   "clamp_min(ceil((sum by (model, pool) (facet_worker_sequences) + on (model) "
+                   "group_left () sum by (model) (facet_queue_requests)) / (0.5 * "
+                   "avg by (model, pool) (facet_worker_sequences_max))), 1)",
+                   "{{pool}} by KV cache":
+                   "clamp_min(ceil(sum by (model, pool) (facet_kv_used_bytes) / (0.9 * "
+                   "avg by (model, pool) (facet_kv_capacity_bytes))), 1)"}),
+            Panel("Credits: sequences", "short",
+                  "How many more sequences workers would start at once. At 0 requests wait.",
+                  {"{{pool}}": 'sum by (pool) (facet_worker_credits{kind="sequences"})'}),
+            Panel("Credits: prompt tokens", "short",
+                  "How many more prompt tokens workers would start on at once. At 0 requests wait.",
+                  {"{{pool}}": 'sum by (pool) (facet_worker_credits{kind="prompt_tokens"})'}),
         ]),
         Row("What do the engines do?", [
             Panel("Tokens computed per second", "short", "By steps of the pool, waste included.",
@@ -254,6 +281,10 @@ EXPERTS = Dashboard(
                   "Share of a worker's time in which its group was not formed.",
                   {"{{pool}}/{{worker}}": rate("facet_device_state_seconds_total", "pool, worker",
                                                'state="fault"')}),
+            Panel("Epoch of the group", "short",
+                  "Each time that a group forms it has a higher one. Ranks that differ are not in one "
+                  "group.",
+                  {"{{pool}}/{{worker}}": "max by (pool, worker) (facet_worker_group_epoch)"}),
             Panel("Ranks that take requests", "short", "1 or 0; spares are at 0.",
                   {"{{pool}}/{{worker}}": "sum by (pool, worker) (facet_worker_ready)"}),
         ]),
@@ -305,6 +336,11 @@ ROUTER = Dashboard(
             Panel("Waiting and under way", "short", "Requests by model.",
                   {"{{model}} waiting": "sum by (model) (facet_queue_requests)",
                    "{{model}} under way": "sum by (model) (facet_requests_running)"}),
+            Panel("Silence of workers", "s",
+                  "How long ago the router heard of each worker it has a session with. Heartbeats "
+                  "come ten times a second, and after a second of silence it gives the worker up: "
+                  "more than that means that the router itself does not get on.",
+                  {"{{pool}}/{{worker}}": "max by (pool, worker) (facet_worker_report_age_seconds)"}),
         ]),
         Row("Who is turned away?", [
             Panel("Requests without a valid key, per second", "short",
@@ -315,6 +351,24 @@ ROUTER = Dashboard(
             Panel("Records counted under other, per second", "short",
                   "A label had its 1000 values already; the ledger still has the names.",
                   {"{{label}}": rate("facet_label_overflow_total", "label")}),
+        ]),
+        Row("Are the processes well?", [
+            Panel("Memory of what there may be", "percentunit",
+                  "Of the control group's limit, or the machine's memory. Pages of files do not "
+                  "count: the kernel takes them back.",
+                  {"{{program}} {{instance}}":
+                   "sum by (program, instance) (facet_process_resident_bytes) / "
+                   "sum by (program, instance) (facet_process_memory_limit_bytes)"}),
+            Panel("Processors in use", "short", "Seconds of processor time per second.",
+                  {"{{program}} {{instance}}": rate("facet_process_cpu_seconds_total",
+                                                    "program, instance")}),
+            Panel("Time since the start", "s", "It falls when a process has started again.",
+                  {"{{program}} {{instance}}":
+                   "time() - max by (program, instance) (facet_process_start_time_seconds)"}),
+            Panel("Time until certificates expire", "s",
+                  "Files are read again every ten seconds, so a renewed one needs no restart.",
+                  {"{{use}} {{instance}}":
+                   "min by (use, instance) (facet_certificate_expiry_timestamp_seconds) - time()"}),
         ]),
     ])
 

@@ -386,7 +386,8 @@ std::shared_ptr<const FleetSnapshot> Fleet::Snapshot() const {
   for (const Worker& worker : workers_) {
     snapshot->workers.push_back({.candidate = CandidateOf(worker),
                                  .numerics_id = worker.described.numerics_id(),
-                                 .status = StatusOf(worker)});
+                                 .status = StatusOf(worker),
+                                 .last_heard_ns = worker.session != 0 ? worker.last_heard_ns : 0});
   }
   return snapshot;
 }

@@ -43,6 +43,7 @@ struct WorkerView {
   RouteCandidate candidate;
   std::string numerics_id;
   v1::WorkerStatus status;
+  int64_t last_heard_ns = 0;  // 0 while no session is open.
 };
 
 // The fleet at one moment; index i is worker i of the config.

@@ -19,8 +19,8 @@ PLACE = {'cluster': 'here', 'namespace': 'test'}  # Labels that a scrape in Kube
 VARIABLES = {**PLACE, 'model': '.*', 'pool': '.*', 'tenant': '.*', '__rate_interval': '30s',
              '__range': '5m'}
 # Without data while nothing goes wrong and little is asked.
-RARE = re.compile('facet_(worker_lost|frames_dropped|slow_consumers|requests_unauthenticated|'
-                  'expert_choices|label_overflow)_total')
+RARE = re.compile('facet_((worker_lost|frames_dropped|slow_consumers|requests_unauthenticated|'
+                  'expert_choices|label_overflow)_total|certificate_expiry|worker_group_epoch)')
 QUESTIONS = ('What is the capital of France?', 'Tell me a story.', 'Count from one to five.')
 ROUNDS = 3
 

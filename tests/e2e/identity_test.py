@@ -353,6 +353,15 @@ class MutualTlsTest(unittest.TestCase):
                     for word in words:
                         self.assertIn(word, said)
 
+    def test_metrics_tell_when_certificates_expire(self):
+        wanted = {self.servers.metrics_port: {'worker_tls', 'router_tls'},
+                  self.servers.workers[0].metrics_port: {'worker_tls'}}
+        for port, uses in wanted.items():
+            found = cluster.Scrape(port)['facet_certificate_expiry_timestamp_seconds']
+            self.assertEqual({labels['use'] for labels, _ in found}, uses)
+            for labels, expiry in found:  # Signed for two days.
+                self.assertAlmostEqual(expiry - time.time(), 2 * 86400, delta=600, msg=labels)
+
     def test_a_renewed_certificate_needs_no_restart(self):
         port = self.servers.grpc_port
         before = ssl.get_server_certificate(('127.0.0.1', port))

@@ -4,8 +4,9 @@
 #include <cmath>
 #include <utility>
 
-#include "base/version.h"
+#include "base/process_stats.h"
 #include "metrics_registry.h"
+#include "proto/grpc_tls.h"
 
 namespace facet::worker {
 namespace {
@@ -34,6 +35,13 @@ WorkerMetrics MetricsOf(const EngineStats& stats,
   const std::string& device_class = labels.device_class;
   const std::string& worker = labels.worker;
   WorkerMetrics metrics;
+  ReportProcess("worker", metrics);
+  if (!labels.certificate_file.empty()) {
+    const StatusOr<int64_t> expiry = CertificateExpiry(labels.certificate_file);
+    if (expiry.ok()) {
+      metrics.certificate_expiry.At("worker_tls").Set(static_cast<double>(*expiry));
+    }
+  }
   metrics.device_held.At(pool, model, device_class, worker).Add(stats.held.ns);
   for (int i = 0; i < kNumDeviceStates; ++i) {
     const auto state = static_cast<DeviceState>(i);
@@ -55,7 +63,6 @@ WorkerMetrics MetricsOf(const EngineStats& stats,
   if (labels.peak_bytes_per_second > 0) {
     metrics.peak_bandwidth.At(pool, device_class, worker).Set(labels.peak_bytes_per_second);
   }
-  metrics.build_info.At(kVersion).Set(1);
   metrics.device_cost.At(pool, model, device_class, worker).Add(stats.held.nano_usd);
   metrics.device_price.At(pool, device_class, worker)
       .Set(static_cast<double>(stats.nano_usd_per_hour) / 1e9 / 3600);
@@ -75,7 +82,9 @@ WorkerMetrics MetricsOf(const EngineStats& stats,
     metrics.cost.At(model, tenant, "prefill", pool).Add(use.prefill.nano_usd);
     metrics.cost.At(model, tenant, "decode", pool).Add(use.decode.nano_usd);
   }
-  for (const auto& [reason, ns] : stats.wasted_ns) metrics.device_wasted.At(model, reason).Add(ns);
+  for (const auto& [reason, ns] : stats.wasted_ns) {
+    metrics.device_wasted.At(model, pool, reason).Add(ns);
+  }
   for (const auto& [reason, count] : stats.finished) {
     metrics.sequences_finished.At(model, pool, reason).Add(count);
   }
@@ -91,6 +100,7 @@ WorkerMetrics MetricsOf(const EngineStats& stats,
   metrics.preemptions.At(model, pool).Add(stats.preemptions);
   metrics.sequences.At(model, pool, worker, "running").Set(load.sequences_running);
   metrics.sequences.At(model, pool, worker, "waiting").Set(load.sequences_waiting);
+  metrics.sequences_max.At(model, pool, worker).Set(labels.sequences_max);
   metrics.kv_used.At(model, pool, worker).Set(static_cast<double>(load.kv_bytes_used));
   metrics.kv_capacity.At(model, pool, worker).Set(static_cast<double>(load.kv_bytes_total));
   const int64_t lag_ns =

@@ -20,6 +20,8 @@ struct MetricLabels {
   std::string worker;
   double peak_flops = 0;  // Of the device, in a second; 0: not known.
   double peak_bytes_per_second = 0;
+  int32_t sequences_max = 0;     // That the engine runs at once.
+  std::string certificate_file;  // Of worker_tls; empty: none.
 };
 
 // What a scrape sees: nothing until there is an engine to follow, then its totals as they are.

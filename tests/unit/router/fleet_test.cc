@@ -70,6 +70,17 @@ TEST_F(FleetTest, DescribesEveryWorkerOnceAtTheStart) {
   EXPECT_TRUE(fleet_.OnTick(now_ + 100 * kMs).empty());
 }
 
+TEST_F(FleetTest, TheSnapshotSaysWhenAWorkerWasHeardLast) {
+  const auto heard = [&] { return fleet_.Snapshot()->workers[0].last_heard_ns; };
+  EXPECT_EQ(heard(), 0);
+  const uint64_t session = Connect(0);
+  EXPECT_EQ(heard(), now_);
+  fleet_.OnHeartbeat(0, session, Beat(), now_ + 100 * kMs);
+  EXPECT_EQ(heard(), now_ + 100 * kMs);
+  fleet_.OnSessionEnded(0, session, Unavailable("gone"), now_ + 200 * kMs);
+  EXPECT_EQ(heard(), 0);
+}
+
 TEST_F(FleetTest, AWorkerIsReadyAfterItsFirstHeartbeat) {
   const auto actions = fleet_.OnDescribed(0, Description(0), now_);
   EXPECT_FALSE(Candidate(0).ready);
