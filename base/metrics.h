@@ -79,8 +79,9 @@ class Histogram {
   double sum_ = 0;
 };
 
-// One metric name with its cells by label values. Values that clients bring go through BoundedLabels
-// first; as a last resort all label sets after kCellsMax share a cell whose values are "other".
+// One metric name with its cells by label values. Values that clients bring go through
+// BoundedLabels first; as a last resort all label sets after kCellsMax share a cell whose values
+// are "other".
 template <typename CellType>
 class MetricCells {
  public:

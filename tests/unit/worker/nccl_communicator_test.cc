@@ -15,8 +15,8 @@
 
 #include "absl/time/clock.h"
 #include "base/clock.h"
-#include "tests/support/fake_nccl/fake_nccl.h"
 #include "base/reserved_port.h"
+#include "tests/support/fake_nccl/fake_nccl.h"
 #include "worker/comm/nccl_comm.h"
 #include "worker/comm/nccl_library.h"
 
