@@ -136,6 +136,7 @@ class RollingUpgradeTest(unittest.TestCase):
         cluster.Apply(objects)
         balancer = Balancer(cluster)
         rate = balancer.Capacity() / 2
+        self.assertEqual([crash for pod in cluster.pods for crash in pod.crashes], [])
         self.assertEqual([what for _, what in balancer.failures if not STOOD_STILL.search(what)], [])
         balancer.failures.clear()
         return cluster, balancer, rate
