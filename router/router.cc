@@ -156,7 +156,8 @@ v1::GetStatusResponse Router::GetStatus() const {
   response.set_cluster(cluster_);
   response.set_version(kVersion);
   response.set_uptime_seconds(static_cast<double>(clock_.NowNs() - started_ns_) / 1e9);
-  for (const WorkerView& worker : snapshot()->workers) *response.add_workers() = worker.status;
+  const std::shared_ptr<const FleetSnapshot> fleet = snapshot();
+  for (const WorkerView& worker : fleet->workers) *response.add_workers() = worker.status;
   const int32_t queued = request_path_->num_queued();
   response.set_requests_queued(queued);
   response.set_requests_running(std::max(request_path_->num_live() - queued, 0));

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <map>
 #include <thread>
 
@@ -172,8 +173,18 @@ TEST(RouterTest, ManyClientsAtOnceGetAllTheirTokensOrTheirCancel) {
       }
     });
   }
+  // Who asks meanwhile holds what it reads: the fleet is another one many times a second.
+  std::atomic<bool> done{false};
+  std::thread watcher([&] {
+    while (!done) {
+      const v1::GetStatusResponse status = router.GetStatus();
+      ASSERT_EQ(status.workers_size(), 2);
+      for (const v1::WorkerStatus& worker : status.workers()) ASSERT_EQ(worker.pool(), "p");
+    }
+  });
   for (std::thread& client : clients) client.join();
-  EXPECT_EQ(router.GetStatus().workers_size(), 2);
+  done = true;
+  watcher.join();
   router.Drain(10'000);
   EXPECT_EQ(router.metrics().Write()->requests_running.At("m").value(), 0);
   router.Stop();
