@@ -263,7 +263,8 @@ class Rank {
  private:
   void Resumed() {
     if (stays_cold_) return;
-    if (warm_up_) std::exchange(warm_up_, {})->set_value(worker::WarmUp(*executor_, 4000));
+    if (warm_up_) warm_up_->set_value(worker::WarmUp(*executor_, 4000));
+    warm_up_.reset();
     executor_->ServeOthers();
   }
 
