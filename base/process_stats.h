@@ -20,10 +20,10 @@ struct ProcessStats {
 // From /proc and /sys; what cannot be read there is 0.
 ProcessStats ReadProcessStats();
 
-// Sets the metrics that all programs have; for each scrape. program is the label.
+// Sets the metrics that all programs have; for each scrape. program is the label. Files are not
+// read here, since metrics may be locked.
 template <typename Metrics>
-void ReportProcess(std::string_view program, Metrics& metrics) {
-  const ProcessStats stats = ReadProcessStats();
+void ReportProcess(std::string_view program, const ProcessStats& stats, Metrics& metrics) {
   metrics.build_info.At(kVersion).Set(1);
   metrics.process_memory.At(program).Set(static_cast<double>(stats.resident_bytes));
   metrics.process_memory_limit.At(program).Set(static_cast<double>(stats.memory_limit_bytes));

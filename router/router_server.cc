@@ -78,12 +78,17 @@ HttpPages::Pages RouterServer::Pages() const {
 void RouterServer::RefreshMetrics() const {
   const std::shared_ptr<const FleetSnapshot> fleet = router_->snapshot();
   const int64_t now_ns = router_->clock().NowNs();
-  auto metrics = router_->metrics().Write();
-  ReportProcess("router", *metrics);
+  // Files before the lock: every token's relay waits for it.
+  const ProcessStats process = ReadProcessStats();
+  std::map<std::string, int64_t> expiries;
   for (const auto& [use, file] : certificates_) {
     const StatusOr<int64_t> expiry = CertificateExpiry(file);
-    // A file that is being replaced says nothing for a moment.
-    if (expiry.ok()) metrics->certificate_expiry.At(use).Set(static_cast<double>(*expiry));
+    if (expiry.ok()) expiries[use] = *expiry;  // Else it is just being replaced.
+  }
+  auto metrics = router_->metrics().Write();
+  ReportProcess("router", process, *metrics);
+  for (const auto& [use, expiry] : expiries) {
+    metrics->certificate_expiry.At(use).Set(static_cast<double>(expiry));
   }
   for (const WorkerView& worker : fleet->workers) {
     const std::string& pool = worker.status.pool();

@@ -24,10 +24,12 @@ std::vector<StepRow> StepRowsOf(const StepPlan& plan) {
 PhaseWork WorkOf(std::span<const StepRow> rows, const ModelWork& model) {
   int32_t num_tokens = 0;
   for (const StepRow& row : rows) num_tokens += row.num_tokens;
+  const double weight_bytes_per_token =
+      num_tokens > 0 ? model.WeightBytes(num_tokens) / num_tokens : 0;
   PhaseWork work;
   for (const StepRow& row : rows) {
     Work of_row = model.OfRow(row);
-    of_row.bytes += model.WeightBytes(num_tokens) * row.num_tokens / num_tokens;
+    of_row.bytes += weight_bytes_per_token * row.num_tokens;
     (row.is_decode ? work.decode : work.prefill) += of_row;
   }
   return work;

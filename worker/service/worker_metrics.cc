@@ -35,7 +35,7 @@ WorkerMetrics MetricsOf(const EngineStats& stats,
   const std::string& device_class = labels.device_class;
   const std::string& worker = labels.worker;
   WorkerMetrics metrics;
-  ReportProcess("worker", metrics);
+  ReportProcess("worker", ReadProcessStats(), metrics);
   if (!labels.certificate_file.empty()) {
     const StatusOr<int64_t> expiry = CertificateExpiry(labels.certificate_file);
     if (expiry.ok()) {

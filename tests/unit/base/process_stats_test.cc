@@ -42,8 +42,8 @@ TEST(ProcessStatsTest, TheStartLiesInTheLastMinutesAndStays) {
 
 TEST(ProcessStatsTest, ReportsSetEveryMetricAndCountOnce) {
   RouterMetrics metrics;
-  ReportProcess("router", metrics);
-  ReportProcess("router", metrics);
+  ReportProcess("router", ReadProcessStats(), metrics);
+  ReportProcess("router", ReadProcessStats(), metrics);
   EXPECT_EQ(metrics.build_info.At(kVersion).value(), 1);
   EXPECT_GT(metrics.process_memory.At("router").value(), 0);
   EXPECT_GT(metrics.process_memory_limit.At("router").value(), 0);
