@@ -105,8 +105,8 @@ std::vector<Fleet::Action> Fleet::OnDescribed(
   it.samples.clear();
   it.sequences_sent = 0;
   it.prefill_tokens_sent = 0;
-  it.unreported_tokens = 0;
-  it.unreported_sequences = 0;
+  it.sequences_reported = 0;
+  it.prefill_tokens_reported = 0;
   actions.push_back({.kind = Action::Kind::kOpenSession, .worker = worker, .session = it.session});
   return actions;
 }
@@ -238,8 +238,11 @@ void Fleet::TakeReport(Worker& worker,
   worker.credits.set_prefill_tokens(
       std::max(worker.credits.prefill_tokens(), credits.prefill_tokens()));
   worker.load = load;
-  worker.unreported_tokens = 0;
-  worker.unreported_sequences = 0;
+  worker.sequences_reported =
+      credits.has_sequences_received() ? credits.sequences_received() : worker.sequences_sent;
+  worker.prefill_tokens_reported = credits.has_prefill_tokens_received()
+                                       ? credits.prefill_tokens_received()
+                                       : worker.prefill_tokens_sent;
   if (worker.samples.empty() || now_ns - worker.samples.back().time_ns >= kSamplePeriodNs) {
     worker.samples.push_back({now_ns, load});
     while (now_ns - worker.samples.front().time_ns > kRateWindowNs) worker.samples.pop_front();
@@ -291,8 +294,6 @@ void Fleet::OnSubmitted(int worker, int64_t prompt_tokens) {
   Worker& it = workers_[worker];
   ++it.sequences_sent;
   it.prefill_tokens_sent += static_cast<uint64_t>(prompt_tokens);
-  ++it.unreported_sequences;
-  it.unreported_tokens += prompt_tokens;
 }
 
 void Fleet::OnRefused(int worker, uint64_t session, int64_t prompt_tokens) {
@@ -312,8 +313,8 @@ std::vector<RouteCandidate> Fleet::Candidates(const std::string& model) const {
 }
 
 RouteCandidate Fleet::CandidateOf(const Worker& worker) const {
-  const auto left = [](uint64_t granted, uint64_t sent) {
-    return granted > sent ? static_cast<int64_t>(granted - sent) : 0;
+  const auto left = [](uint64_t all, uint64_t some) {
+    return all > some ? static_cast<int64_t>(all - some) : 0;
   };
   const worker::v1::Load& load = worker.load;
   return {
@@ -323,9 +324,11 @@ RouteCandidate Fleet::CandidateOf(const Worker& worker) const {
       .context_tokens_max = worker.described.context_tokens_max(),
       .sequence_credits = left(worker.credits.sequences(), worker.sequences_sent),
       .prefill_token_credits = left(worker.credits.prefill_tokens(), worker.prefill_tokens_sent),
-      .prefill_tokens_ahead = load.prefill_tokens_waiting() + worker.unreported_tokens,
+      .prefill_tokens_ahead = load.prefill_tokens_waiting() +
+                              left(worker.prefill_tokens_sent, worker.prefill_tokens_reported),
       .sequences_ahead =
-          load.sequences_running() + load.sequences_waiting() + worker.unreported_sequences,
+          load.sequences_running() + load.sequences_waiting() +
+          static_cast<int32_t>(left(worker.sequences_sent, worker.sequences_reported)),
       .prefill_tokens_per_second = load.prefill_tokens_per_second(),
       .step_ms_predicted = load.step_ms_predicted()};
 }

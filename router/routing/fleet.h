@@ -161,8 +161,8 @@ class Fleet {
     worker::v1::ExpertLoad experts;
     uint64_t sequences_sent = 0;  // Totals of this session, as credits are.
     uint64_t prefill_tokens_sent = 0;
-    int64_t unreported_tokens = 0;  // Sent since the last report.
-    int32_t unreported_sequences = 0;
+    uint64_t sequences_reported = 0;  // Of these, what load counts or has ended.
+    uint64_t prefill_tokens_reported = 0;
     std::deque<Sample> samples;
   };
 

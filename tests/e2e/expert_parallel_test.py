@@ -95,16 +95,21 @@ class GroupCase(unittest.TestCase):
                     slot['worker'] = answer.accepted.worker
             try:
                 reflected.Answer(self.client.Generate(request, timeout=60), Note)
-                return 'OK', ''
+                return slot.setdefault('end', ('OK', ''))
             except grpc.RpcError as error:
                 slot['ended'] = time.monotonic()
-                return error.code().name, error.details()
+                return slot.setdefault('end', (error.code().name, error.details()))
 
         for _ in range(4):
             slot = {}
             seen.append((slot, pool.submit(Read, slot)))
-        cluster.WaitFor(lambda: {slot.get('worker') for slot, _ in seen} >= {'26b/0', '26b/1'},
-                        'answers come from both ranks', 20)
+        def BothRanks():
+            return {slot.get('worker') for slot, _ in seen} >= {'26b/0', '26b/1'}
+        try:
+            cluster.WaitFor(BothRanks, 'answers come from both ranks', 20)
+        except AssertionError as error:
+            raise AssertionError(f'{error}: {[slot for slot, _ in seen]} '
+                                 f'{self.servers.WorkerStatus(0)} {self.servers.WorkerStatus(1)}')
         return seen
 
     def AssertLost(self, answers, since):

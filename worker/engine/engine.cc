@@ -142,12 +142,13 @@ void Engine::SubmitStep(StepPlan plan) {
   const std::vector<StepRow> rows = StepRowsOf(plan);
   std::vector<uint64_t> weights = step_model_.Weights(rows);
   batch.weight = SumOf(weights);
-  if (in_flight_.empty()) stats_.StepBegins();
+  const double predicted_ns = step_model_.predicts ? step_model_.StepNs(rows) : 0;
+  if (in_flight_.empty()) stats_.StepBegins(predicted_ns);
   const Ticket ticket = executor_.Submit(batch);
   in_flight_.push_back({.ticket = ticket,
                         .plan = std::move(plan),
                         .weights = std::move(weights),
-                        .predicted_ns = step_model_.predicts ? step_model_.StepNs(rows) : 0,
+                        .predicted_ns = predicted_ns,
                         .work = WorkOf(rows, executor_.info().work),
                         .step = ++num_steps_});
 }
@@ -247,13 +248,17 @@ std::vector<Charge> Engine::Bill(const InFlight& step, const StepResult& result)
         }
         stats.preemptions = scheduler_.num_preemptions();
         const auto ns = static_cast<double>(spent.ns);
-        MoveMean(stats.load.step_ms_predicted, ns / 1e6);
+        MoveMean(stats.step_ms_mean, ns / 1e6);
         if (step.predicted_ns > 0 && spent.ns > 0) {
           MoveMean(stats.step_model_error_ratio, std::abs(step.predicted_ns - ns) / ns);
         }
-        if (state == DeviceState::kPrefill && spent.ns > 0) {
-          MoveMean(stats.load.prefill_tokens_per_second, step.plan.num_tokens() * 1e9 / ns);
+        if (!step_model_.predicts) {
+          stats.load.step_ms_predicted = stats.step_ms_mean;
+          if (state == DeviceState::kPrefill && spent.ns > 0) {
+            MoveMean(stats.load.prefill_tokens_per_second, step.plan.num_tokens() * 1e9 / ns);
+          }
         }
+        stats.step_predicted_ns = in_flight_.empty() ? 0 : in_flight_.front().predicted_ns;
       });
   return charges;
 }
@@ -296,9 +301,10 @@ void Engine::Publish(std::map<uint64_t, StepFrame> frames, uint64_t step, int64_
     frame.session_id = session_id;
     frame.step = step;
     frame.step_ns = step_ns;
-    frame.credits = Grant(session);
+    Grant(session);
+    frame.credits = session;
     frame.load = load;
-    credits[session_id] = frame.credits;
+    credits[session_id] = session;
   }
   stats_.Update([&](EngineStats& stats) {
     stats.load = load;
@@ -325,10 +331,9 @@ void Engine::OnCommand(SequenceRequest& request) {
   const auto prompt_tokens = request.prompt_ids.size();
   Refusal refusal{
       .session_id = session_id, .request_id = request.request_id, .epoch = request.epoch};
+  const auto prefill_tokens = prompt_tokens + request.committed_ids.size();
   const auto session = sessions_.find(session_id);
   if (session == sessions_.end()) return;  // Its stream has ended meanwhile.
-  session->second.submitted_sequences += 1;
-  session->second.submitted_tokens += prompt_tokens;
   const std::string id = request.request_id;
   const std::string tenant = request.tenant;
   refusal.status = draining_    ? Unavailable("the worker drains")
@@ -338,6 +343,8 @@ void Engine::OnCommand(SequenceRequest& request) {
     sink_.OnRefusal(std::move(refusal));
     return;
   }
+  session->second.sequences_received += 1;
+  session->second.prefill_tokens_received += prefill_tokens;
   accounts_[scheduler_.Find(session_id, id)] = {.start_unix_ns = clock_.UnixNs()};
   stats_.Update([&](EngineStats& stats) {
     stats.UseOf(tenant).prompt_tokens += prompt_tokens;
@@ -355,7 +362,7 @@ void Engine::OnCommand(CancelCommand& command) {
   EndNow(*seq, command.reason);
 }
 
-void Engine::OnCommand(OpenCommand& command) { sessions_[command.session_id] = Session{}; }
+void Engine::OnCommand(OpenCommand& command) { sessions_[command.session_id] = Credits{}; }
 
 void Engine::OnCommand(CloseCommand& command) {
   for (Sequence* seq : scheduler_.Alive()) {
@@ -426,7 +433,8 @@ void Engine::EndNow(Sequence& seq, FinishReason reason) {
   ForgetFinished();
   const auto session = sessions_.find(frame.session_id);
   if (session != sessions_.end()) {
-    frame.credits = Grant(session->second);
+    Grant(session->second);
+    frame.credits = session->second;
     frame.load = CurrentLoad();
     sink_.OnStepFrame(std::move(frame));
   }
@@ -455,7 +463,7 @@ void Engine::TellSettled() {
 
 // Free places and a prompt budget, divided among sessions. Totals never go back: what was granted
 // stays granted.
-Credits Engine::Grant(Session& session) {
+void Engine::Grant(Credits& session) {
   const SchedulerOptions& options = options_.scheduler;
   const auto num_sessions = std::max<int64_t>(1, static_cast<int64_t>(sessions_.size()));
   const int64_t held = scheduler_.num_running() + scheduler_.num_waiting();
@@ -466,11 +474,9 @@ Credits Engine::Grant(Session& session) {
                 : std::max<int64_t>(0, context_tokens_max() - scheduler_.prefill_tokens_waiting());
   // One place each at least, so that a session is never starved by the others' shares.
   const int64_t places = free_places == 0 ? 0 : std::max<int64_t>(1, free_places / num_sessions);
-  session.granted.sequences =
-      std::max(session.granted.sequences, session.submitted_sequences + places);
-  session.granted.prefill_tokens = std::max(
-      session.granted.prefill_tokens, session.submitted_tokens + prompt_budget / num_sessions);
-  return session.granted;
+  session.sequences = std::max(session.sequences, session.sequences_received + places);
+  session.prefill_tokens = std::max(session.prefill_tokens,
+                                    session.prefill_tokens_received + prompt_budget / num_sessions);
 }
 
 Load Engine::CurrentLoad() const {
@@ -480,6 +486,13 @@ Load Engine::CurrentLoad() const {
   load.prefill_tokens_waiting = scheduler_.prefill_tokens_waiting();
   load.kv_bytes_used = scheduler_.blocks().used_bytes();
   load.kv_bytes_total = scheduler_.blocks().total_bytes();
+  if (step_model_.predicts) {
+    std::vector<StepRow> rows = scheduler_.DecodeRows();
+    rows.push_back({.is_decode = true});
+    load.step_ms_predicted = step_model_.StepNs(rows) / 1e6;
+    load.prefill_tokens_per_second =
+        step_model_.PrefillTokensPerSecond(scheduler_.options().chunk_tokens_max);
+  }
   return load;
 }
 

@@ -139,13 +139,6 @@ class Engine {
     uint64_t step = 0;
   };
 
-  // What a session was granted and what it has used.
-  struct Session {
-    uint64_t submitted_sequences = 0;
-    uint64_t submitted_tokens = 0;
-    Credits granted;
-  };
-
   void ThreadMain();
   void TakeCommands(std::vector<Command> commands);
   void OnCommand(SequenceRequest& request);
@@ -168,7 +161,7 @@ class Engine {
   // Ends a sequence outside a step and tells its session.
   void EndNow(Sequence& seq, FinishReason reason);
   void ForgetFinished();
-  Credits Grant(Session& session);
+  void Grant(Credits& session);
   Load CurrentLoad() const;
   // Books a step's time and divides it among its chunks, their sequences' accounts and tenants.
   std::vector<Charge> Bill(const InFlight& step, const StepResult& result);
@@ -187,7 +180,7 @@ class Engine {
   Scheduler scheduler_;
   StepModel step_model_;
   std::deque<InFlight> in_flight_;
-  std::map<uint64_t, Session> sessions_;
+  std::map<uint64_t, Credits> sessions_;  // What each was granted and what it has used.
   std::map<const Sequence*, SettledAccount> accounts_;
   std::vector<SettledAccount> settled_;  // Closed, and the sink not told yet.
   uint64_t num_steps_ = 0;

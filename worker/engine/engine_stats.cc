@@ -44,11 +44,12 @@ void StatsBoard::EndLoading() {
   loading_ = false;
 }
 
-void StatsBoard::StepBegins() {
+void StatsBoard::StepBegins(double predicted_ns) {
   absl::MutexLock lock(&mutex_);
   BookRest();
   loading_ = false;
   stats_.step_start_ns = clock_.NowNs();
+  stats_.step_predicted_ns = predicted_ns;
 }
 
 void StatsBoard::OnAssistBegins() {

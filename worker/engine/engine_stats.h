@@ -57,6 +57,9 @@ struct EngineStats {
   Spent borrowed;
   Spent lent;
   int64_t nano_usd_per_hour = 0;  // The price now.
+  // Of the oldest step in flight; 0 if the step model does not predict.
+  double step_predicted_ns = 0;
+  double step_ms_mean = 0;  // Moving, of the steps before.
   // Moving mean of |predicted - taken| / taken; 0 if the step model does not predict.
   double step_model_error_ratio = 0;
   std::map<std::string, TenantUse> tenants;  // As UseOf names them.
@@ -64,7 +67,7 @@ struct EngineStats {
   std::map<std::string, int64_t> wasted_ns;  // By reason.
   std::map<std::string, int64_t> finished;   // Sequences by reason.
   int64_t preemptions = 0;
-  PhaseWork work;  // Of all steps.
+  PhaseWork work;                       // Of all steps.
   std::vector<int64_t> expert_choices;  // By expert, as of the last time that the gate opened.
 
   // The tenant's, or that of all others if there are BoundedLabels::kValuesMax already: metrics
@@ -95,8 +98,9 @@ class StatsBoard final : public AssistObserver {
   // The device was loading until now.
   void EndLoading();
 
-  // A step was submitted while none was in flight: the device rested until now.
-  void StepBegins();
+  // A step was submitted while none was in flight: the device rested until now. predicted_ns: 0 if
+  // the step model does not predict.
+  void StepBegins(double predicted_ns = 0);
 
   // The oldest step in flight has just ended; it took device_ns, at most all the time that is not
   // booked. change(stats, spent) books what it took, before anybody sees the totals.

@@ -252,6 +252,14 @@ int64_t Scheduler::prefill_tokens_waiting() const {
   return tokens;
 }
 
+std::vector<StepRow> Scheduler::DecodeRows() const {
+  std::vector<StepRow> rows;
+  for (const auto& [order, seq] : running_) {
+    rows.push_back({.is_decode = true, .context = StepRow::MeanContext(seq->num_tokens(), 1)});
+  }
+  return rows;
+}
+
 std::vector<Sequence*> Scheduler::Alive() {
   std::vector<Sequence*> alive;
   for (const auto& [order, seq] : waiting_) alive.push_back(seq);

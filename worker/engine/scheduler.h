@@ -17,6 +17,7 @@
 #include "worker/engine/sequence.h"
 #include "worker/engine/step_plan.h"
 #include "worker/kv/block_pool.h"
+#include "worker/model/step_row.h"
 
 namespace facet::worker {
 
@@ -68,6 +69,9 @@ class Scheduler {
 
   // Tokens of waiting and running sequences whose prompt is not computed yet.
   int64_t prefill_tokens_waiting() const;
+
+  // Those of a step in which every running sequence decodes.
+  std::vector<StepRow> DecodeRows() const;
 
   int64_t num_preemptions() const { return num_preemptions_; }
 

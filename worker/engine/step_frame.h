@@ -14,10 +14,12 @@
 
 namespace facet::worker {
 
-// Running totals since a session began: it may have sent at most so many.
+// Running totals since a session began: it may have sent at most so many, and so many have arrived.
 struct Credits {
   uint64_t sequences = 0;
   uint64_t prefill_tokens = 0;
+  uint64_t sequences_received = 0;
+  uint64_t prefill_tokens_received = 0;
 };
 
 struct Load {

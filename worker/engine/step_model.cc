@@ -117,6 +117,12 @@ double StepModel::StepNs(std::span<const StepRow> rows) const {
   return ns;
 }
 
+double StepModel::PrefillTokensPerSecond(int32_t chunk_tokens) const {
+  const StepRow chunk{.num_tokens = chunk_tokens, .context = StepRow::MeanContext(0, chunk_tokens)};
+  const double ns = StepNs({&chunk, 1});
+  return ns > 0 ? chunk_tokens * 1e9 / ns : 0;
+}
+
 std::vector<uint64_t> StepModel::Weights(std::span<const StepRow> rows) const {
   constexpr double kPicosecondsMax = 1e16;  // 10^4 s; kStepWeightMax
   std::vector<uint64_t> weights;

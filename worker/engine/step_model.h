@@ -35,6 +35,9 @@ struct StepModel {
   // Of a step that has rows.
   double StepNs(std::span<const StepRow> rows) const;
 
+  // In steps that hold nothing but one chunk of so many tokens from the beginning of a prompt.
+  double PrefillTokensPerSecond(int32_t chunk_tokens) const;
+
   // In picoseconds, at least 1 each; the sum is StepNs, rounded.
   std::vector<uint64_t> Weights(std::span<const StepRow> rows) const;
 

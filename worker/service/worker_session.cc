@@ -85,6 +85,8 @@ v1::Finish ToWire(FinishReason reason) {
 void FillCredits(const Credits& credits, v1::Credits& wire) {
   wire.set_sequences(credits.sequences);
   wire.set_prefill_tokens(credits.prefill_tokens);
+  wire.set_sequences_received(credits.sequences_received);
+  wire.set_prefill_tokens_received(credits.prefill_tokens_received);
 }
 
 void FillLoad(const Load& load, v1::Load& wire) {
@@ -492,7 +494,8 @@ void WorkerService::HeartbeatMain() {
     if (stats.step_start_ns != 0) {
       beat.set_step_elapsed_ms((now_ns - stats.step_start_ns) / 1'000'000);
     }
-    beat.set_step_predicted_ms(static_cast<int64_t>(std::ceil(stats.load.step_ms_predicted)));
+    const double predicted_ms = std::max(stats.step_predicted_ns / 1e6, stats.step_ms_mean);
+    beat.set_step_predicted_ms(static_cast<int64_t>(std::ceil(predicted_ms)));
     beat.set_draining(stats.draining);
     beat.set_ready(true);
     if (!stats.expert_choices.empty()) {

@@ -132,6 +132,40 @@ TEST_F(FleetTest, CreditsAreTotalsLessWhatWasSent) {
   EXPECT_EQ(Candidate(0).prefill_token_credits, 100);
 }
 
+// Reports cross submits on their way: what a report does not know of yet is still ahead.
+TEST_F(FleetTest, AReportCountsWhatHasArrivedAndTheRestIsAhead) {
+  const uint64_t session = Connect(0);
+  fleet_.OnSubmitted(0, 60);
+  fleet_.OnSubmitted(0, 30);
+  worker::v1::Heartbeat heartbeat = Beat(9, 500);
+  heartbeat.mutable_credits()->set_sequences_received(0);
+  heartbeat.mutable_credits()->set_prefill_tokens_received(0);
+  fleet_.OnHeartbeat(0, session, heartbeat, now_);
+  EXPECT_EQ(Candidate(0).sequences_ahead, 2);
+  EXPECT_EQ(Candidate(0).prefill_tokens_ahead, 90);
+  heartbeat.mutable_credits()->set_sequences_received(1);
+  heartbeat.mutable_credits()->set_prefill_tokens_received(60);
+  heartbeat.mutable_load()->set_sequences_running(1);
+  heartbeat.mutable_load()->set_prefill_tokens_waiting(20);
+  fleet_.OnHeartbeat(0, session, heartbeat, now_);
+  EXPECT_EQ(Candidate(0).sequences_ahead, 2);
+  EXPECT_EQ(Candidate(0).prefill_tokens_ahead, 50);
+  heartbeat.mutable_credits()->set_sequences_received(2);
+  heartbeat.mutable_credits()->set_prefill_tokens_received(90);
+  heartbeat.mutable_load()->set_prefill_tokens_waiting(0);
+  fleet_.OnHeartbeat(0, session, heartbeat, now_);
+  EXPECT_EQ(Candidate(0).sequences_ahead, 1);
+  EXPECT_EQ(Candidate(0).prefill_tokens_ahead, 0);
+}
+
+TEST_F(FleetTest, AReportOfAnOlderWorkerIsTakenToCountAllThatWasSent) {
+  const uint64_t session = Connect(0);
+  fleet_.OnSubmitted(0, 60);
+  EXPECT_EQ(Candidate(0).sequences_ahead, 1);
+  fleet_.OnHeartbeat(0, session, Beat(3, 160), now_);
+  EXPECT_EQ(Candidate(0).sequences_ahead, 0);
+}
+
 TEST_F(FleetTest, SilenceOfASecondIsDeath) {
   const uint64_t session = Connect(0);
   fleet_.OnTick(now_);

@@ -81,6 +81,7 @@ TEST(EngineTest, CommittedTokensAreNotGivenAgain) {
   class Sink final : public worker::EngineSink {
    public:
     void OnStepFrame(worker::StepFrame frame) override {
+      credits = frame.credits;
       for (const worker::TokenDelta& delta : frame.deltas) {
         if (delta.token_ids.empty()) continue;
         positions.push_back(delta.first_position);
@@ -94,6 +95,7 @@ TEST(EngineTest, CommittedTokensAreNotGivenAgain) {
 
     void OnLost(const Status&) override { FAIL(); }
 
+    worker::Credits credits;
     std::vector<int32_t> positions;
     std::vector<int32_t> tokens;
   } sink;
@@ -106,6 +108,9 @@ TEST(EngineTest, CommittedTokensAreNotGivenAgain) {
   }
   EXPECT_EQ(sink.positions, (std::vector<int32_t>{2, 3, 4}));
   EXPECT_EQ(sink.tokens, (std::vector<int32_t>{12, 13, 14}));
+  EXPECT_EQ(sink.credits.sequences_received, 1U);
+  EXPECT_EQ(sink.credits.prefill_tokens_received, 12U) << "what the router counted as sent";
+  EXPECT_EQ(sink.credits.prefill_tokens, 12U + engine.context_tokens_max());
   const worker::EngineStats stats = engine.Stats();
   EXPECT_GT(stats.wasted_ns.at("migration_replay"), 0);
   EXPECT_EQ(stats.wasted_ns.at("migration_replay"), stats.tenants.at("").prefill.ns)
@@ -233,6 +238,8 @@ TEST(EngineTest, RefusesMoreThanItsQueueHolds) {
   ASSERT_TRUE(driver.RunAll());
   EXPECT_TRUE(driver.answer("11").refused.ok());
   EXPECT_EQ(driver.answer("12").refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(driver.frames().back().credits.sequences_received, 12U) << "a refused one counts not";
+  EXPECT_EQ(driver.frames().back().credits.sequences, 24U);
 }
 
 TEST(EngineTest, EveryNanosecondOfAStepIsChargedAndOnce) {
@@ -418,6 +425,32 @@ TEST(EngineTest, AnAccountIsSettledAfterItsLastFrame) {
   EXPECT_GT(account.wasted_ns.at("overrun"), 0);
   EXPECT_GE(account.last_token_unix_ns, account.first_token_unix_ns);
   EXPECT_GT(account.end_unix_ns, account.last_token_unix_ns);
+}
+
+// Ranks of a group and replicas alike differ by what they hold, not by what they happened to run.
+TEST(EngineTest, ALoadIsPredictedByTheStepModel) {
+  CountingExecutor executor({});
+  worker::EngineOptions options = Options();
+  options.step_model = {.base_ns = 2e6,
+                        .prefill_token_ns = 1e4,
+                        .decode_row_ns = 5e5,
+                        .decode_context_ns = 10,
+                        .predicts = true};
+  EngineDriver driver(options, executor);
+  driver.engine().Step();
+  const worker::Load idle = driver.frames().back().load;
+  EXPECT_DOUBLE_EQ(idle.step_ms_predicted, 2.5);
+  const double chunk = options.scheduler.chunk_tokens_max;
+  EXPECT_DOUBLE_EQ(idle.prefill_tokens_per_second, chunk / (2e-3 + chunk * 1e-5));
+  driver.Submit(Request("a", 10, 50));
+  for (int i = 0; i < 5; ++i) driver.engine().Step();
+  const worker::Load busy = driver.frames().back().load;
+  EXPECT_EQ(busy.sequences_running, 1);
+  EXPECT_NEAR(busy.step_ms_predicted, 3, 0.01);
+  EXPECT_EQ(busy.prefill_tokens_per_second, idle.prefill_tokens_per_second);
+  EXPECT_LT(driver.engine().Stats().step_ms_mean, 1) << "a step here takes microseconds";
+  EXPECT_NEAR(driver.engine().Stats().step_predicted_ns, 2.5e6, 1e4);
+  ASSERT_TRUE(driver.RunAll());
 }
 
 TEST(EngineTest, CreditsGrowAsRequestsEnd) {
