@@ -34,17 +34,11 @@ const char* PartOf(std::string_view name) {
   return "norms and scalars";
 }
 
-int64_t ElementsOf(const ExpectedTensor& tensor) {
-  int64_t elements = 1;
-  for (const int64_t size : tensor.shape) elements *= size;
-  return elements;
-}
-
 void CountParameters(ModelReport& report) {
   const Gemma4Config& config = report.config;
   for (const ExpectedTensor& tensor : ExpectedTensors(config)) {
     const std::string part = PartOf(tensor.name);
-    const int64_t elements = ElementsOf(tensor);
+    const int64_t elements = tensor.num_elements();
     auto found = std::find_if(report.parts.begin(), report.parts.end(),
                               [&](const ModelPart& known) { return known.name == part; });
     if (found == report.parts.end()) {

@@ -26,14 +26,8 @@ static_assert(std::endian::native == std::endian::little, "safetensors are littl
 
 constexpr int64_t kChunkElements = 4 << 20;
 
-int64_t ElementsOf(const ExpectedTensor& tensor) {
-  int64_t elements = 1;
-  for (const int64_t size : tensor.shape) elements *= size;
-  return elements;
-}
-
 int64_t BytesOf(const ExpectedTensor& tensor) {
-  return ElementsOf(tensor) * static_cast<int64_t>(sizeof(Bf16));
+  return tensor.num_elements() * static_cast<int64_t>(sizeof(Bf16));
 }
 
 // SplitMix64's output function: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number
@@ -172,7 +166,7 @@ Status WriteShard(const SynthShard& shard,
   for (const ExpectedTensor& tensor : shard.tensors) {
     const uint64_t key = KeyOf(tensor.name, seed);
     const Distribution distribution = DistributionOf(tensor);
-    const int64_t elements = ElementsOf(tensor);
+    const int64_t elements = tensor.num_elements();
     for (int64_t first = 0; first < elements; first += kChunkElements) {
       chunk.resize(static_cast<size_t>(std::min(kChunkElements, elements - first)));
       Fill(key, distribution, first, chunk);
@@ -222,7 +216,7 @@ StatusOr<SynthPlan> PlanSynth(const worker::ModelShape& shape, int64_t shard_byt
     if (plan.shards.empty() || plan.shards.back().data_bytes + bytes > shard_bytes_max) {
       plan.shards.emplace_back();
     }
-    plan.num_parameters += ElementsOf(tensor);
+    plan.num_parameters += tensor.num_elements();
     data_bytes += bytes;
     plan.shards.back().data_bytes += bytes;
     plan.shards.back().tensors.push_back(std::move(tensor));

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/overloaded.h"
 #include "proto/grpc_status.h"
 
 namespace facet::router {
@@ -17,17 +18,9 @@ using worker::v1::StepFrame;
 using worker::v1::TokenDelta;
 
 // Events that wait: each request brings a handful, and both requests and unread frames are bounded.
-constexpr size_t kInboxMax = 1 << 20;
+constexpr size_t kShardInboxMax = 1 << 20;
 
 double Ms(int64_t ns) { return static_cast<double>(ns) / 1e6; }
-
-template <typename... Cases>
-struct Overloaded : Cases... {
-  using Cases::operator()...;
-};
-
-template <typename... Cases>
-Overloaded(Cases...) -> Overloaded<Cases...>;
 
 }  // namespace
 
@@ -41,7 +34,7 @@ RelayShard::RelayShard(RelayOptions options,
       metrics_(metrics),
       usage_meter_(usage_meter),
       ports_(ports),
-      inbox_(kInboxMax) {}
+      inbox_(kShardInboxMax) {}
 
 void RelayShard::Post(RelayEvent event) {
   const bool posted = inbox_.TryPush(std::move(event));

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/overloaded.h"
 #include "proto/grpc_status.h"
 
 namespace facet::router {
@@ -16,14 +17,6 @@ constexpr size_t kInboxMax = 1 << 18;
 // Reports repeat themselves, so half of the inbox is for what must not be lost.
 constexpr size_t kReportsMax = kInboxMax / 2;
 constexpr int64_t kRetryAfterMs = 1000;
-
-template <typename... Cases>
-struct Overloaded : Cases... {
-  using Cases::operator()...;
-};
-
-template <typename... Cases>
-Overloaded(Cases...) -> Overloaded<Cases...>;
 
 // The prompt as text; empty if the client sent token ids.
 StatusOr<std::string> Render(const ClientRequest& request, const ServedModel& model) {

@@ -9,7 +9,7 @@ namespace {
 using nlohmann::json;
 
 constexpr int32_t kIdMax = (1 << 24) - 1;  // A bound on what a wrong file can make us allocate.
-constexpr size_t kDepthMax = 64;
+constexpr size_t kJsonDepthMax = 64;
 
 // Streams the two large members, model.vocab and model.merges, into flat vectors and builds an
 // ordinary JSON value of the rest: a JSON value of everything would take seconds and a gigabyte.
@@ -115,7 +115,7 @@ class TokenizerSax : public nlohmann::json_sax<json> {
   }
 
   bool Push(json* container) {
-    if (open_.size() >= kDepthMax) return Fail(StrCat("nested deeper than ", kDepthMax));
+    if (open_.size() >= kJsonDepthMax) return Fail(StrCat("nested deeper than ", kJsonDepthMax));
     open_.push_back(container);
     return true;
   }
@@ -151,10 +151,10 @@ class TokenizerSax : public nlohmann::json_sax<json> {
 
 // Members of a JSON object; null where a member, or the object itself, is missing.
 const json& At(const json& value, const char* name) {
-  static const json none;
-  if (!value.is_object()) return none;
+  static const json kNone;
+  if (!value.is_object()) return kNone;
   const auto member = value.find(name);
-  return member == value.end() ? none : *member;
+  return member == value.end() ? kNone : *member;
 }
 
 bool IsText(const json& value, std::string_view text) {

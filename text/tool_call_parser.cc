@@ -9,7 +9,7 @@
 namespace facet {
 namespace {
 
-constexpr size_t kDepthMax = 64;
+constexpr size_t kValueDepthMax = 64;
 constexpr std::string_view kSpaces = " \t\r\n";
 
 std::string_view Trim(std::string_view text) {
@@ -73,7 +73,7 @@ class Reader {
 
   // Enters { or [. False if that is too deep, and then the whole body is given up.
   bool Enter(char closer) {
-    if (closers_.size() == kDepthMax) too_deep_ = true;
+    if (closers_.size() == kValueDepthMax) too_deep_ = true;
     closers_.push_back(closer);
     ++at_;
     return !too_deep_;

@@ -76,6 +76,12 @@ struct ExpectedTensor {
   std::string name;
   std::vector<int64_t> shape;
   bool experts = false;  // [num_experts, …]: a rank reads its own alone.
+
+  int64_t num_elements() const {
+    int64_t elements = 1;
+    for (const int64_t size : shape) elements *= size;
+    return elements;
+  }
 };
 
 // Everything that must be stored, in the order of loading.

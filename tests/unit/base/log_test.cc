@@ -6,9 +6,9 @@ namespace facet {
 namespace {
 
 TEST(LogTest, WritesOneJsonLine) {
-  testing::internal::CaptureStderr();
+  ::testing::internal::CaptureStderr();
   Log(kInfo, "request finished", {{"request_id", "a\"b"}, {"ttft_ms", 1.5}, {"tokens", 7}});
-  const std::string line = testing::internal::GetCapturedStderr();
+  const std::string line = ::testing::internal::GetCapturedStderr();
   EXPECT_NE(
       line.find(R"("event":"request finished","request_id":"a\"b","ttft_ms":1.5,"tokens":7})"),
       std::string::npos)

@@ -26,13 +26,13 @@ TEST(TenantsFileTest, TenantsHaveNoneOneOrSeveralKeys) {
   EXPECT_EQ(file->tenants(1).name(), "team/b");
 }
 
-struct BadCase {
+struct BadTenants {
   std::string name;
   std::string yaml;
   std::string message;
 };
 
-class TenantsFileBadTest : public ::testing::TestWithParam<BadCase> {};
+class TenantsFileBadTest : public ::testing::TestWithParam<BadTenants> {};
 
 TEST_P(TenantsFileBadTest, IsRefusedWithFieldLineAndWhy) {
   const auto file = ParseTenants(GetParam().yaml, "t.yaml");
@@ -40,7 +40,7 @@ TEST_P(TenantsFileBadTest, IsRefusedWithFieldLineAndWhy) {
   EXPECT_THAT(MessageOf(file.status()), HasSubstr(GetParam().message));
 }
 
-const BadCase kBadCases[] = {
+const BadTenants kBadTenants[] = {
     {"empty", "", "t.yaml: the file is empty"},
     {"nobody", "tenants: []", "t.yaml: tenants is empty"},
     {"unknown_field", "tenants:\n  - name: a\n    key: b",
@@ -59,7 +59,7 @@ const BadCase kBadCases[] = {
 
 INSTANTIATE_TEST_SUITE_P(All,
                          TenantsFileBadTest,
-                         ::testing::ValuesIn(kBadCases),
+                         ::testing::ValuesIn(kBadTenants),
                          [](const auto& row) { return row.param.name; });
 
 TEST(TenantsFileTest, AKeyInTheHashesPlaceIsNotShown) {

@@ -28,7 +28,7 @@ TEST_P(TokenLogTest, AppendsWhatFitsAndNothingElse) {
   EXPECT_EQ(log.size(), row.want == Fit::kFits ? 3 + static_cast<int32_t>(row.ids.size()) : 3);
 }
 
-const LogCase kCases[] = {
+const LogCase kLogCases[] = {
     {.name = "next_tokens", .epoch = 2, .first_position = 3, .ids = {1, 2}},
     {.name = "no_tokens_at_any_place", .epoch = 2, .first_position = 0, .ids = {}},
     {.name = "older_attempt",
@@ -50,7 +50,7 @@ const LogCase kCases[] = {
      .want = Fit::kWrongPosition},
 };
 
-INSTANTIATE_TEST_SUITE_P(All, TokenLogTest, ::testing::ValuesIn(kCases), [](const auto& row) {
+INSTANTIATE_TEST_SUITE_P(All, TokenLogTest, ::testing::ValuesIn(kLogCases), [](const auto& row) {
   return row.param.name;
 });
 

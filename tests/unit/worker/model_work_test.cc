@@ -9,8 +9,8 @@ namespace facet::worker {
 namespace {
 
 ModelWork WorkOfShape(const char* name) {
-  const std::string json = ConfigJson(PublishedShape(name).value());
-  return WorkOf(ParseGemma4Config(json).value(), kernels::DType::kBf16);
+  const std::string config = ConfigJson(PublishedShape(name).value());
+  return WorkOf(ParseGemma4Config(config).value(), kernels::DType::kBf16);
 }
 
 // 31B has neither experts nor shared layers: its products can be written down.
