@@ -301,8 +301,7 @@ void Engine::Publish(std::map<uint64_t, StepFrame> frames, uint64_t step, int64_
     frame.session_id = session_id;
     frame.step = step;
     frame.step_ns = step_ns;
-    Grant(session);
-    frame.credits = session;
+    frame.credits = Grant(session);
     frame.load = load;
     credits[session_id] = session;
   }
@@ -433,8 +432,7 @@ void Engine::EndNow(Sequence& seq, FinishReason reason) {
   ForgetFinished();
   const auto session = sessions_.find(frame.session_id);
   if (session != sessions_.end()) {
-    Grant(session->second);
-    frame.credits = session->second;
+    frame.credits = Grant(session->second);
     frame.load = CurrentLoad();
     sink_.OnStepFrame(std::move(frame));
   }
@@ -463,7 +461,7 @@ void Engine::TellSettled() {
 
 // Free places and a prompt budget, divided among sessions. Totals never go back: what was granted
 // stays granted.
-void Engine::Grant(Credits& session) {
+const Credits& Engine::Grant(Credits& session) {
   const SchedulerOptions& options = options_.scheduler;
   const auto num_sessions = std::max<int64_t>(1, static_cast<int64_t>(sessions_.size()));
   const int64_t held = scheduler_.num_running() + scheduler_.num_waiting();
@@ -477,6 +475,7 @@ void Engine::Grant(Credits& session) {
   session.sequences = std::max(session.sequences, session.sequences_received + places);
   session.prefill_tokens = std::max(session.prefill_tokens,
                                     session.prefill_tokens_received + prompt_budget / num_sessions);
+  return session;
 }
 
 Load Engine::CurrentLoad() const {

@@ -161,7 +161,7 @@ class Engine {
   // Ends a sequence outside a step and tells its session.
   void EndNow(Sequence& seq, FinishReason reason);
   void ForgetFinished();
-  void Grant(Credits& session);
+  const Credits& Grant(Credits& session);
   Load CurrentLoad() const;
   // Books a step's time and divides it among its chunks, their sequences' accounts and tenants.
   std::vector<Charge> Bill(const InFlight& step, const StepResult& result);

@@ -31,8 +31,7 @@ ModelWork WorkOf(const Gemma4Config& config, kernels::DType dtype) {
     // Rows of these two are looked up, not multiplied; the first is the head, too, if it is tied.
     if (tensor.shape.size() < 2 || tensor.name.ends_with("embed_tokens_per_layer.weight")) continue;
     if (!config.tied_head && tensor.name.ends_with("embed_tokens.weight")) continue;
-    double elements = 1;
-    for (const int64_t dim : tensor.shape) elements *= static_cast<double>(dim);
+    const auto elements = static_cast<double>(tensor.num_elements());
     const bool is_head =
         tensor.name.ends_with("embed_tokens.weight") || tensor.name.ends_with("lm_head.weight");
     const bool is_expert = tensor.name.find(".experts.") != std::string::npos;

@@ -137,23 +137,21 @@ TEST_F(FleetTest, AReportCountsWhatHasArrivedAndTheRestIsAhead) {
   const uint64_t session = Connect(0);
   fleet_.OnSubmitted(0, 60);
   fleet_.OnSubmitted(0, 30);
-  worker::v1::Heartbeat heartbeat = Beat(9, 500);
-  heartbeat.mutable_credits()->set_sequences_received(0);
-  heartbeat.mutable_credits()->set_prefill_tokens_received(0);
-  fleet_.OnHeartbeat(0, session, heartbeat, now_);
+  const auto report = [&](uint64_t sequences, uint64_t tokens, int32_t running, int64_t waiting) {
+    worker::v1::Heartbeat heartbeat = Beat(9, 500);
+    heartbeat.mutable_credits()->set_sequences_received(sequences);
+    heartbeat.mutable_credits()->set_prefill_tokens_received(tokens);
+    heartbeat.mutable_load()->set_sequences_running(running);
+    heartbeat.mutable_load()->set_prefill_tokens_waiting(waiting);
+    fleet_.OnHeartbeat(0, session, heartbeat, now_);
+  };
+  report(0, 0, 0, 0);
   EXPECT_EQ(Candidate(0).sequences_ahead, 2);
   EXPECT_EQ(Candidate(0).prefill_tokens_ahead, 90);
-  heartbeat.mutable_credits()->set_sequences_received(1);
-  heartbeat.mutable_credits()->set_prefill_tokens_received(60);
-  heartbeat.mutable_load()->set_sequences_running(1);
-  heartbeat.mutable_load()->set_prefill_tokens_waiting(20);
-  fleet_.OnHeartbeat(0, session, heartbeat, now_);
+  report(1, 60, 1, 20);
   EXPECT_EQ(Candidate(0).sequences_ahead, 2);
   EXPECT_EQ(Candidate(0).prefill_tokens_ahead, 50);
-  heartbeat.mutable_credits()->set_sequences_received(2);
-  heartbeat.mutable_credits()->set_prefill_tokens_received(90);
-  heartbeat.mutable_load()->set_prefill_tokens_waiting(0);
-  fleet_.OnHeartbeat(0, session, heartbeat, now_);
+  report(2, 90, 1, 0);
   EXPECT_EQ(Candidate(0).sequences_ahead, 1);
   EXPECT_EQ(Candidate(0).prefill_tokens_ahead, 0);
 }
