@@ -39,10 +39,21 @@
 #define FACET_SM90 0
 #endif
 
+// The same for what only 9.0 has, code that is built for sm_90a.
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define FACET_SM90A 1
+#else
+#define FACET_SM90A 0
+#endif
+
 // A variable of the block in static shared memory: FACET_SHARED(is_last, bool).
 #define FACET_SHARED(name, ...) __shared__ std::type_identity_t<__VA_ARGS__> name
 
 namespace facet::kernels::ptx {
+
+// Whether kernels may use products of warpgroups and change their number of registers. Where they
+// may not, such a kernel is left empty and is never launched (CudaBackend).
+inline constexpr bool kHasWarpgroups = FACET_SM90A == 1;
 
 extern __shared__ __align__(1024) unsigned char dynamic_smem[];
 
@@ -163,6 +174,12 @@ FACET_DEVICE void MBarrierInitFence() {
 #endif
 }
 
+// Arrives once what this thread has copied with CpAsync16 so far has landed.
+FACET_DEVICE void MBarrierArriveAfterCopies(uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(SharedAddress(barrier))
+               : "memory");
+}
+
 FACET_DEVICE void MBarrierArrive(uint64_t* barrier) {
   asm volatile("{ .reg .b64 t; mbarrier.arrive.shared.b64 t, [%0]; }" ::"r"(SharedAddress(barrier))
                : "memory");
@@ -272,6 +289,113 @@ FACET_DEVICE float Exp2(float x) {
   return y;
 }
 
+// --- Products of warpgroups (9.7.15) ----------------------------------------------------------
+
+// Only where kHasWarpgroups. A warpgroup is four warps, the first a multiple of four. d += a b runs
+// on its own from the product to WgmmaWait; until then nobody touches d, a in registers and the
+// memory of a and b. With w = warp % 4, g = lane / 4, t = lane % 4: d[4i .. 4i + 3] are row 16w + g
+// columns 8i + 2t, 8i + 2t + 1, then row 16w + g + 8. Matrices in shared memory: KMajor and MnMajor
+// below.
+//
+// In each thread: FenceProxyAsync after it has waited for memory that threads have written,
+// CpAsync16 too; WgmmaFence; products; WgmmaCommit; WgmmaWait; WgmmaResult of what is read then.
+FACET_DEVICE void WgmmaFence() {
+#if FACET_SM90A
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+
+FACET_DEVICE void WgmmaCommit() {
+#if FACET_SM90A
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#endif
+}
+
+// Waits until at most kGroups of this warpgroup's groups are under way.
+template <int kGroups>
+FACET_DEVICE void WgmmaWait() {
+#if FACET_SM90A
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kGroups) : "memory");
+#endif
+}
+
+// What follows reads d after the wait before, not earlier.
+template <int kCount>
+FACET_DEVICE void WgmmaResult(float (&d)[kCount]) {
+#pragma unroll
+  for (float& value : d) asm volatile("" : "+f"(value)::"memory");
+}
+
+#define FACET_ACCUMULATORS_4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define FACET_ACCUMULATORS_8(d, i) FACET_ACCUMULATORS_4(d, i), FACET_ACCUMULATORS_4(d, i + 4)
+#define FACET_ACCUMULATORS_16(d, i) FACET_ACCUMULATORS_8(d, i), FACET_ACCUMULATORS_8(d, i + 8)
+#define FACET_ACCUMULATORS_32(d, i) FACET_ACCUMULATORS_16(d, i), FACET_ACCUMULATORS_16(d, i + 16)
+
+// wgmma m64nNk16 with N = kColumns: a (64 x 16) and b (16 x kColumns) both KMajor. d = a b unless
+// add.
+template <int kColumns>
+FACET_DEVICE void WgmmaBf16(float (&d)[kColumns / 2], uint64_t a, uint64_t b, bool add) {
+  static_assert(kColumns == 32 || kColumns == 64);
+#if FACET_SM90A
+  if constexpr (kColumns == 32) {
+    asm volatile(
+        "{ .reg .pred p; setp.ne.b32 p, %18, 0; "
+        "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+        "%16, %17, p, 1, 1, 0, 0; }"
+        : FACET_ACCUMULATORS_16(d, 0)
+        : "l"(a), "l"(b), "r"(add ? 1 : 0)
+        : "memory");
+  } else {
+    asm volatile(
+        "{ .reg .pred p; setp.ne.b32 p, %34, 0; "
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+        "%32, %33, p, 1, 1, 0, 0; }"
+        : FACET_ACCUMULATORS_32(d, 0)
+        : "l"(a), "l"(b), "r"(add ? 1 : 0)
+        : "memory");
+  }
+#endif
+}
+
+// wgmma m64n128k16: each warp's sixteen rows of a as in MmaBf16, b (16 x 128) MnMajor.
+FACET_DEVICE void WgmmaBf16(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
+#if FACET_SM90A
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+      "{%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
+      : FACET_ACCUMULATORS_32(d, 0), FACET_ACCUMULATORS_32(d, 32)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)
+      : "memory");
+#endif
+}
+
+#undef FACET_ACCUMULATORS_4
+#undef FACET_ACCUMULATORS_8
+#undef FACET_ACCUMULATORS_16
+#undef FACET_ACCUMULATORS_32
+
+// setmaxnreg: by all threads of a warpgroup, in the one branch that is theirs.
+template <int kRegisters>
+FACET_DEVICE void GiveRegisters() {
+#if FACET_SM90A
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+#endif
+}
+
+template <int kRegisters>
+FACET_DEVICE void TakeRegisters() {
+#if FACET_SM90A
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+#endif
+}
+
 // --- Programmatic dependent launch (9.7.13.13) ------------------------------------------------
 
 // Until the launches before this one have ended and their writes can be seen. What comes before it
@@ -340,3 +464,33 @@ cudaError_t Launch(const LaunchShape& shape, void (*kernel)(Params...), Args&&..
 }  // namespace facet::kernels::ptx
 
 #endif  // FACET_CUDA_EMULATED
+
+namespace facet::kernels::ptx {
+
+// --- Matrices that products of warpgroups read from shared memory (9.7.15.5.1) -----------------
+//
+// Pieces of eight rows by 128 bytes, each at a multiple of 1024, in which the 16-byte chunk c of
+// row r lies at chunk c ^ r. A matrix may begin at any chunk of row 0.
+
+namespace detail {
+
+FACET_DEVICE uint64_t SwizzledMatrix(uint32_t address, uint32_t leading, uint32_t stride) {
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
+  return kSwizzle128 | uint64_t{stride / 16} << 32 | uint64_t{leading / 16} << 16 | address / 16;
+}
+
+}  // namespace detail
+
+// Rows of the matrix are rows of pieces, which hold neighbours of k. The next eight rows begin
+// stride bytes further.
+FACET_DEVICE uint64_t KMajor(const void* shared, uint32_t stride) {
+  return detail::SwizzledMatrix(SharedAddress(shared), 16, stride);
+}
+
+// Each row of a piece is one k and holds 64 neighbours of the other dimension. The next eight of k
+// begin stride bytes further, the next 64 neighbours next_piece bytes.
+FACET_DEVICE uint64_t MnMajor(const void* shared, uint32_t stride, uint32_t next_piece) {
+  return detail::SwizzledMatrix(SharedAddress(shared), next_piece, stride);
+}
+
+}  // namespace facet::kernels::ptx

@@ -42,6 +42,14 @@ struct AsyncCopies {
     for (size_t& end : group_ends) end -= num_copies;
   }
 
+  // Those that have not landed are the caller's now.
+  std::vector<Copy> Take() {
+    std::vector<Copy> taken;
+    taken.swap(copies);
+    group_ends.clear();
+    return taken;
+  }
+
   void Clear() {
     copies.clear();
     group_ends.clear();

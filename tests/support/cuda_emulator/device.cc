@@ -1,6 +1,9 @@
 #include "tests/support/cuda_emulator/device.h"
 
+#include <algorithm>
 #include <bit>
+#include <cstddef>
+#include <utility>
 #include <vector>
 
 namespace facet::kernels::ptx {
@@ -31,28 +34,41 @@ void Store(uint64_t* barrier, MBarrier state) {
   *barrier = std::bit_cast<uint64_t>(state);
 }
 
-struct BulkCopy {
-  std::byte* to;
-  const std::byte* from;
-  uint32_t bytes;
+// Copies that a barrier is told of when they have landed.
+struct Landing {
+  std::vector<cuda_emulator::AsyncCopies::Copy> copies;
+  uint32_t bytes;    // That the barrier waits for.
+  int32_t arrivals;  // That it also counts.
   uint64_t* barrier;
 };
 
 // On their way, oldest first. A block's copies have landed when it ends, or it waits forever.
-std::vector<BulkCopy>& BulkCopies() {
-  static std::vector<BulkCopy> copies;
-  return copies;
+std::vector<Landing>& Landings() {
+  static std::vector<Landing> landings;
+  return landings;
 }
 
-bool LandOneBulkCopy() {
-  if (BulkCopies().empty()) return false;
-  const BulkCopy copy = BulkCopies().front();
-  BulkCopies().erase(BulkCopies().begin());
-  std::memcpy(copy.to, copy.from, copy.bytes);
-  MBarrier state = Load(copy.barrier, Place());
-  state.bytes_missing -= static_cast<int32_t>(copy.bytes);
-  Store(copy.barrier, state);
+bool LandOne() {
+  if (Landings().empty()) return false;
+  const Landing landing = Landings().front();
+  Landings().erase(Landings().begin());
+  for (const auto& copy : landing.copies) copy.Land();
+  MBarrier state = Load(landing.barrier, Place());
+  state.bytes_missing -= static_cast<int32_t>(landing.bytes);
+  state.arrivals_missing = static_cast<uint16_t>(state.arrivals_missing - landing.arrivals);
+  Store(landing.barrier, state);
   return true;
+}
+
+// Some time from now, or at once.
+void LandLater(Landing landing) {
+  using Copies = cuda_emulator::Options::Copies;
+  Landings().push_back(std::move(landing));
+  const Copies when = cuda_emulator::options().copies;
+  if (when == Copies::kEager || (when == Copies::kMixed && cuda_emulator::Random() % 2 == 0)) {
+    while (LandOne()) {
+    }
+  }
 }
 
 void Arrive(uint64_t* barrier, uint32_t bytes, Place place) {
@@ -104,11 +120,166 @@ void ComputeMma(void** lanes) {
   }
 }
 
+// --- Products of warpgroups ---------------------------------------------------------------------
+
+using cuda_emulator::kWarpgroupThreads;
+using cuda_emulator::WarpgroupProducts;
+
+// An element of a swizzled matrix as ptx.cuh describes it: element of 64 or 128 of the dimension
+// that is not k.
+float ElementAt(uint64_t matrix, bool mn_major, uint32_t element, uint32_t k, Place place) {
+  const auto field = [&](int bit) { return static_cast<uint32_t>(matrix >> bit & 0x3fff) * 16; };
+  const uint32_t begin = field(0);
+  const uint32_t next_piece = field(16);
+  const uint32_t stride = field(32);
+  constexpr uint64_t kSwizzle128 = 1;
+  if (matrix >> 62 != kSwizzle128 || (matrix >> 49 & 7) != 0 || begin % 1024 >= 128) {
+    Fail(place, "a matrix that is not swizzled by 128 bytes, or begins behind row 0 of a piece");
+  }
+  uint32_t at = begin;
+  if (mn_major) {
+    at += element / 64 * next_piece + element % 64 * 2 + k % 8 * 128 + k / 8 * stride;
+  } else {
+    at += element / 8 * stride + element % 8 * 128 + k * 2;
+  }
+  at ^= (at >> 7 & 7) << 4;
+  const std::byte* address = cuda_emulator::SharedAt(at);
+  cuda_emulator::SharedOffset(address, sizeof(Bf16), place);
+  return ToFloat(*reinterpret_cast<const Bf16*>(address));
+}
+
+// Product i of each of the warpgroup's threads.
+void RunProduct(WarpgroupProducts* const* threads, size_t i) {
+  constexpr int kRows = 64;
+  constexpr int kSteps = 16;
+  const WarpgroupProducts::Product& first = threads[0]->products[i];
+  std::vector<float> a(kRows * kSteps);
+  std::vector<float> b(static_cast<size_t>(kSteps) * first.columns);
+  for (int n = 0; n < first.columns; ++n) {
+    for (int k = 0; k < kSteps; ++k) {
+      b[k * first.columns + n] = ElementAt(first.b, first.b_is_mn_major, static_cast<uint32_t>(n),
+                                           static_cast<uint32_t>(k), first.place);
+    }
+  }
+  for (int t = 0; t < kWarpgroupThreads; ++t) {
+    const WarpgroupProducts::Product& product = threads[t]->products[i];
+    if (product.matrix_a != first.matrix_a || product.b != first.b || product.add != first.add ||
+        product.columns != first.columns || (product.a == nullptr) != (first.a == nullptr)) {
+      Fail(first.place, "WgmmaBf16: thread %d of the warpgroup has other operands", t);
+    }
+    if (product.a == nullptr) continue;
+    float* row = &a[(t / 32 * 16 + t % 32 / 4) * kSteps + t % 4 * 2];
+    for (int r = 0; r < 4; ++r) {
+      float* pair = row + r % 2 * 8 * kSteps + r / 2 * 8;
+      pair[0] = Low(product.a[r]);
+      pair[1] = High(product.a[r]);
+    }
+  }
+  if (first.a == nullptr) {
+    for (int m = 0; m < kRows; ++m) {
+      for (int k = 0; k < kSteps; ++k) {
+        a[m * kSteps + k] = ElementAt(first.matrix_a, false, static_cast<uint32_t>(m),
+                                      static_cast<uint32_t>(k), first.place);
+      }
+    }
+  }
+  std::vector<float> sums(static_cast<size_t>(first.columns));
+  for (int m = 0; m < kRows; ++m) {
+    std::fill(sums.begin(), sums.end(), 0.0F);
+    for (int k = 0; k < kSteps; ++k) {
+      for (int n = 0; n < first.columns; ++n) {
+        sums[n] += a[m * kSteps + k] * b[k * first.columns + n];
+      }
+    }
+    for (int n = 0; n < first.columns; ++n) {
+      const int thread = m / 16 * 32 + m % 8 * 4 + n % 8 / 2;
+      const int place = n / 8 * 4 + m % 16 / 8 * 2 + n % 2;
+      const WarpgroupProducts::Product& product = threads[thread]->products[i];
+      float& d = product.d[place];
+      if (!product.before.empty()) d = product.before[place];
+      d = product.add ? d + sums[n] : sums[n];
+    }
+  }
+}
+
+// The first num_products of each thread.
+void RunProducts(WarpgroupProducts* const* threads, size_t num_products) {
+  for (size_t i = 0; i < num_products; ++i) RunProduct(threads, i);
+  for (int t = 0; t < kWarpgroupThreads; ++t) {
+    WarpgroupProducts& thread = *threads[t];
+    thread.products.erase(thread.products.begin(),
+                          thread.products.begin() + static_cast<ptrdiff_t>(num_products));
+    for (size_t& end : thread.group_ends) end -= std::min(end, num_products);
+  }
+}
+
+struct WaitOperands {
+  WarpgroupProducts* products;
+  size_t num_groups_left;
+};
+
+void RunWaitedFor(void** operands) {
+  WarpgroupProducts* threads[kWarpgroupThreads];
+  for (int t = 0; t < kWarpgroupThreads; ++t) {
+    threads[t] = static_cast<WaitOperands*>(operands[t])->products;
+  }
+  const size_t num_groups = threads[0]->group_ends.size();
+  const size_t num_left = static_cast<WaitOperands*>(operands[0])->num_groups_left;
+  if (num_groups <= num_left) return;
+  RunProducts(threads, threads[0]->group_ends[num_groups - num_left - 1]);
+  for (WarpgroupProducts* thread : threads) {
+    thread->group_ends.erase(thread->group_ends.begin(),
+                             thread->group_ends.end() - static_cast<ptrdiff_t>(num_left));
+  }
+}
+
+void RunNowOrLater(void** operands) {
+  if (cuda_emulator::options().copies == cuda_emulator::Options::Copies::kMixed &&
+      cuda_emulator::Random() % 2 == 0) {
+    return;
+  }
+  auto* const* threads = reinterpret_cast<WarpgroupProducts* const*>(operands);
+  RunProducts(threads, threads[0]->products.size());
+}
+
 }  // namespace
+
+namespace detail {
+
+void BeginProduct(WarpgroupProducts::Product product) {
+  const cuda_emulator::Quiet quiet;
+  WarpgroupProducts& mine = cuda_emulator::CurrentProducts();
+  if (!mine.proxy_fenced) {
+    Fail(product.place, "WgmmaBf16 without FenceProxyAsync since the last wait for other threads");
+  }
+  if (!mine.fenced) Fail(product.place, "WgmmaBf16 without WgmmaFence since the last WgmmaWait");
+  const Place place = product.place;
+  if (!mine.IsWriting(product.d)) {
+    product.before.assign(product.d, product.d + product.columns / 2);
+    std::fill(product.d, product.d + product.columns / 2, FloatOfBits(0x7fffffff));
+  }
+  mine.products.push_back(std::move(product));
+  if (cuda_emulator::options().copies == cuda_emulator::Options::Copies::kLazy) return;
+  cuda_emulator::WarpgroupCollective("WgmmaBf16", &mine, RunNowOrLater, place);
+}
+
+void WaitForProducts(int num_groups_left, Place place) {
+  WarpgroupProducts& mine = cuda_emulator::CurrentProducts();
+  WaitOperands operands{.products = &mine, .num_groups_left = static_cast<size_t>(num_groups_left)};
+  cuda_emulator::WarpgroupCollective("WgmmaWait", &operands, RunWaitedFor, place);
+  mine.fenced = false;
+}
+
+}  // namespace detail
+
+void WgmmaCommit() {
+  WarpgroupProducts& mine = cuda_emulator::CurrentProducts();
+  mine.group_ends.push_back(mine.products.size());
+}
 
 void MBarrierInit(uint64_t* barrier, uint32_t num_arrivals) {
   const cuda_emulator::Quiet quiet;
-  cuda_emulator::SetIdleHook(LandOneBulkCopy);
+  cuda_emulator::SetIdleHook(LandOne);
   const auto wanted = static_cast<uint16_t>(num_arrivals);
   *barrier = std::bit_cast<uint64_t>(MBarrier{
       .arrivals_missing = wanted, .arrivals_wanted = static_cast<uint16_t>(wanted & 0x7fff)});
@@ -116,11 +287,24 @@ void MBarrierInit(uint64_t* barrier, uint32_t num_arrivals) {
 
 void MBarrierArrive(uint64_t* barrier, Place place) { Arrive(barrier, 0, place); }
 
+void MBarrierArriveAfterCopies(uint64_t* barrier, Place place) {
+  const cuda_emulator::Quiet quiet;
+  if (Load(barrier, place).arrivals_missing == 0) {
+    Fail(place, "more arrivals than the mbarrier expects");
+  }
+  LandLater({.copies = cuda_emulator::CurrentCopies().Take(),
+             .bytes = 0,
+             .arrivals = 1,
+             .barrier = barrier});
+}
+
 void MBarrierArriveExpect(uint64_t* barrier, uint32_t bytes, Place place) {
   const cuda_emulator::Quiet quiet;
   // Negative: what has landed. Below compute capability 9.0 nobody else would wait for the copies.
   int64_t missing = Load(barrier, place).bytes_missing + int64_t{bytes};
-  for (const BulkCopy& copy : BulkCopies()) missing -= copy.barrier == barrier ? copy.bytes : 0;
+  for (const Landing& landing : Landings()) {
+    missing -= landing.barrier == barrier ? landing.bytes : 0;
+  }
   if (missing > 0) Fail(place, "MBarrierArriveExpect comes before its bulk copies");
   Arrive(barrier, bytes, place);
 }
@@ -130,26 +314,24 @@ void MBarrierWait(uint64_t* barrier, uint32_t parity, Place place) {
   while (Load(barrier, place).phase == (parity & 1)) {
     cuda_emulator::WaitFor(barrier, "MBarrierWait", place);
   }
+  cuda_emulator::CurrentProducts().proxy_fenced = false;
 }
 
 void BulkCopyToShared(
     void* shared, const void* global, uint32_t bytes, uint64_t* barrier, Place place) {
-  using Copies = cuda_emulator::Options::Copies;
   const cuda_emulator::Quiet quiet;
   if (bytes % 16 != 0 || reinterpret_cast<uintptr_t>(global) % 16 != 0 ||
       cuda_emulator::SharedOffset(shared, bytes, place) % 16 != 0) {
     Fail(place, "BulkCopyToShared: addresses and size are multiples of 16");
   }
   std::memset(shared, 0xff, bytes);
-  BulkCopies().push_back({.to = static_cast<std::byte*>(shared),
-                          .from = static_cast<const std::byte*>(global),
-                          .bytes = bytes,
-                          .barrier = barrier});
-  const Copies when = cuda_emulator::options().copies;
-  if (when == Copies::kEager || (when == Copies::kMixed && cuda_emulator::Random() % 2 == 0)) {
-    while (LandOneBulkCopy()) {
-    }
-  }
+  LandLater({.copies = {{.to = static_cast<std::byte*>(shared),
+                         .from = static_cast<const std::byte*>(global),
+                         .bytes = bytes,
+                         .valid = true}},
+             .bytes = bytes,
+             .arrivals = 0,
+             .barrier = barrier});
 }
 
 void MmaBf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Place place) {

@@ -17,6 +17,7 @@
 #include "tests/support/cuda_emulator/async_copies.h"
 #include "tests/support/cuda_emulator/runtime.h"
 #include "tests/support/cuda_emulator/scheduler.h"
+#include "tests/support/cuda_emulator/warpgroup_products.h"
 
 #define FACET_DEVICE inline
 #define __shared__ use_FACET_SHARED_instead  // NOLINT(bugprone-reserved-identifier)
@@ -39,6 +40,8 @@ namespace facet::kernels::ptx {
 using cuda_emulator::Fail;
 using cuda_emulator::kWarpLanes;
 using cuda_emulator::Place;
+
+inline constexpr bool kHasWarpgroups = true;
 
 class SmemArena {
  public:
@@ -215,6 +218,7 @@ void MBarrierInit(uint64_t* barrier, uint32_t num_arrivals);
 
 inline void MBarrierInitFence() {}
 
+void MBarrierArriveAfterCopies(uint64_t* barrier, Place place = Place::Here());
 void MBarrierArrive(uint64_t* barrier, Place place = Place::Here());
 void MBarrierArriveExpect(uint64_t* barrier, uint32_t bytes, Place place = Place::Here());
 void MBarrierWait(uint64_t* barrier, uint32_t parity, Place place = Place::Here());
@@ -224,7 +228,8 @@ void BulkCopyToShared(void* shared,
                       uint64_t* barrier,
                       Place place = Place::Here());
 
-inline void FenceProxyAsync() {}
+// Only that a product of warpgroups does not come without one is checked.
+inline void FenceProxyAsync() { cuda_emulator::CurrentProducts().proxy_fenced = true; }
 
 // --- Matrix fragments -------------------------------------------------------------------------
 
@@ -286,6 +291,69 @@ void MmaBf16(float (&d)[4],
              const uint32_t (&a)[4],
              const uint32_t (&b)[2],
              Place place = Place::Here());
+
+// --- Products of warpgroups -------------------------------------------------------------------
+
+namespace detail {
+
+// Puts the product under way: d is undefined until it has run. When it runs is a matter of
+// Options::copies, as for copies: at its wait, with what its operands hold then, or at once.
+void BeginProduct(cuda_emulator::WarpgroupProducts::Product product);
+
+void WaitForProducts(int num_groups_left, Place place);
+
+}  // namespace detail
+
+inline void WgmmaFence() { cuda_emulator::CurrentProducts().fenced = true; }
+
+void WgmmaCommit();
+
+template <int kGroups>
+void WgmmaWait(Place place = Place::Here()) {
+  detail::WaitForProducts(kGroups, place);
+}
+
+template <int kCount>
+void WgmmaResult(float (&d)[kCount], Place place = Place::Here()) {
+  if (cuda_emulator::CurrentProducts().IsWriting(d)) {
+    Fail(place, "WgmmaResult: no WgmmaWait for a product that writes here");
+  }
+}
+
+template <int kColumns>
+void WgmmaBf16(
+    float (&d)[kColumns / 2], uint64_t a, uint64_t b, bool add, Place place = Place::Here()) {
+  detail::BeginProduct({.d = d,
+                        .columns = kColumns,
+                        .a = nullptr,
+                        .matrix_a = a,
+                        .b = b,
+                        .b_is_mn_major = false,
+                        .add = add,
+                        .before = {},
+                        .place = place});
+}
+
+inline void WgmmaBf16(float (&d)[64],
+                      const uint32_t (&a)[4],
+                      uint64_t b,
+                      Place place = Place::Here()) {
+  detail::BeginProduct({.d = d,
+                        .columns = 128,
+                        .a = a,
+                        .matrix_a = 0,
+                        .b = b,
+                        .b_is_mn_major = true,
+                        .add = true,
+                        .before = {},
+                        .place = place});
+}
+
+template <int kRegisters>
+void GiveRegisters() {}
+
+template <int kRegisters>
+void TakeRegisters() {}
 
 inline uint32_t PackBf16(float low, float high) {
   return ToBf16(low) | static_cast<uint32_t>(ToBf16(high)) << 16;

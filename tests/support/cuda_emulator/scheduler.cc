@@ -14,6 +14,7 @@
 
 #include "tests/support/cuda_emulator/async_copies.h"
 #include "tests/support/cuda_emulator/fiber.h"
+#include "tests/support/cuda_emulator/warpgroup_products.h"
 
 __asm__(
     ".text\n"
@@ -52,7 +53,6 @@ namespace {
 // What a descriptor's fourteen bits can name; shared address 0 stays invalid.
 constexpr size_t kWindowBytes = size_t{256} * 1024;
 constexpr size_t kWindowFirst = 1024;
-constexpr size_t kSmemLimit = size_t{227} * 1024;
 // Between two pieces; keeps 1024-byte alignment, which swizzles of 128 bytes need.
 constexpr size_t kGapBytes = 1024;
 constexpr int kNumBarriers = 16;
@@ -71,6 +71,7 @@ struct Thread {
   void* operands = nullptr;
   const void* waits_for = nullptr;
   AsyncCopies copies;
+  WarpgroupProducts products;
 };
 
 struct Warp {
@@ -199,6 +200,7 @@ class Scheduler {
   bool running() const { return current_ != nullptr; }
 
   void Collective(const char* op, void* operands, void (*compute)(void**), Place place);
+  void MeetWarpgroup(const char* op, void* operands, void (*compute)(void**), Place place);
   void Meet(int id, uint32_t num_threads, bool wait, Place place);
 
   void MeetWarp(Place place) {
@@ -276,6 +278,7 @@ class Scheduler {
   int num_threads_ = 0;
   int num_alive_ = 0;
   std::vector<Warp> warps_;
+  std::vector<int> warpgroup_arrived_;  // Threads of each at the collective under way.
   int warp_index_ = 0;
   std::array<Barrier, kNumBarriers> barriers_;
   SharedWindow shared_;
@@ -302,7 +305,8 @@ void Scheduler::Run(const GridShape& shape, const std::function<void()>& body) {
       shape.grid.z > 65535) {
     Fail(Place(), "a grid of %u x %u x %u blocks", shape.grid.x, shape.grid.y, shape.grid.z);
   }
-  if (shape.smem_bytes > kSmemLimit) Fail(Place(), "%zu bytes of shared memory", shape.smem_bytes);
+  if (shape.smem_bytes > options().smem_bytes)
+    Fail(Place(), "%zu bytes of shared memory", shape.smem_bytes);
   body_ = &body;
   random_ = (options().seed * 1000003 + ++num_launches_) | 1;
   std::vector<uint64_t> order(static_cast<uint64_t>(shape.grid.x) * shape.grid.y * shape.grid.z);
@@ -322,6 +326,7 @@ void Scheduler::RunBlock(const GridShape& shape, uint64_t block) {
   }
   shared_.Reset(shape.smem_bytes);
   warps_.assign(static_cast<size_t>(num_threads_ / kWarpLanes), Warp());
+  warpgroup_arrived_.assign(static_cast<size_t>(num_threads_ / kWarpgroupThreads), 0);
   for (Barrier& barrier : barriers_) barrier.arrived = 0;
   const uint3 block_index{.x = static_cast<unsigned>(block % shape.grid.x),
                           .y = static_cast<unsigned>(block / shape.grid.x % shape.grid.y),
@@ -343,6 +348,7 @@ void Scheduler::RunBlock(const GridShape& shape, uint64_t block) {
     thread.place = Place();
     thread.waits_for = nullptr;
     thread.copies.Clear();
+    thread.products = WarpgroupProducts();
     warps_[thread.indices.warp].lanes[thread.indices.lane] = &thread;
     Wake(thread);
   }
@@ -372,6 +378,9 @@ void Scheduler::Exit() {
   Thread& me = *current_;
   if (!me.waited) Fail(me.place, "a thread exits without GridDependencyWait");
   if (!me.copies.empty()) Fail(me.place, "a thread exits before its asynchronous copies landed");
+  if (!me.products.products.empty()) {
+    Fail(me.products.products[0].place, "a thread exits before it has waited for this product");
+  }
   if (WarpOf(me).num_arrived > 0) {
     for (const Thread* lane : WarpOf(me).lanes) {
       if (lane->ready || lane->exited) continue;
@@ -463,6 +472,41 @@ void Scheduler::Collective(const char* op, void* operands, void (*compute)(void*
   MaybeYield();
 }
 
+void Scheduler::MeetWarpgroup(const char* op,
+                              void* operands,
+                              void (*compute)(void**),
+                              Place place) {
+  Thread& me = *current_;
+  const auto group = static_cast<size_t>(me.indices.warp * kWarpLanes / kWarpgroupThreads);
+  if (group >= warpgroup_arrived_.size()) Fail(place, "%s: not a whole warpgroup", op);
+  me.op = op;
+  me.place = place;
+  me.operands = operands;
+  const auto first = static_cast<int>(group) * kWarpgroupThreads;
+  if (++warpgroup_arrived_[group] < kWarpgroupThreads) {
+    for (int i = first; i < first + kWarpgroupThreads; ++i) {
+      if (threads_[i]->exited) Fail(place, "%s: thread %d has exited", op, i);
+    }
+    Park();
+    return;
+  }
+  void* all[kWarpgroupThreads];
+  for (int i = 0; i < kWarpgroupThreads; ++i) {
+    const Thread& thread = *threads_[first + i];
+    if (thread.op != op || thread.place.line != place.line) {
+      Fail(place, "%s meets thread %d in %s at %s:%d", op, first + i, thread.op, thread.place.file,
+           thread.place.line);
+    }
+    all[i] = thread.operands;
+  }
+  compute(all);
+  warpgroup_arrived_[group] = 0;
+  for (int i = first; i < first + kWarpgroupThreads; ++i) {
+    if (threads_[i].get() != &me) Wake(*threads_[i]);
+  }
+  MaybeYield();
+}
+
 void Scheduler::Meet(int id, uint32_t num_threads, bool wait, Place place) {
   Thread& me = *current_;
   Barrier& barrier = barriers_[id];
@@ -478,6 +522,7 @@ void Scheduler::Meet(int id, uint32_t num_threads, bool wait, Place place) {
   }
   barrier.place = place;
   barrier.wanted = wanted;
+  me.products.proxy_fenced = false;
   MemoryReleased(&barrier.sync);
   if (++barrier.arrived == wanted) {
     barrier.arrived = 0;
@@ -531,6 +576,8 @@ Options ParseOptions(const char* text) {
       options.copies = Options::Copies::kEager;
     } else if (word == "copies=mixed") {
       options.copies = Options::Copies::kMixed;
+    } else if (word.starts_with("smem_kib=")) {
+      options.smem_bytes = 1024 * std::strtoull(std::string(word.substr(9)).c_str(), nullptr, 10);
     } else if (word.starts_with("seed=")) {
       options.seed = std::strtoull(std::string(word.substr(5)).c_str(), nullptr, 10);
     } else {
@@ -630,6 +677,13 @@ uint32_t SharedOffset(const void* address, size_t bytes, Place place) {
 std::byte* SharedAt(uint32_t offset) { return TheScheduler().shared().At(offset); }
 
 AsyncCopies& CurrentCopies() { return TheScheduler().current().copies; }
+
+WarpgroupProducts& CurrentProducts() { return TheScheduler().current().products; }
+
+void WarpgroupCollective(const char* op, void* operands, void (*compute)(void**), Place place) {
+  const Quiet quiet;
+  TheScheduler().MeetWarpgroup(op, operands, compute, place);
+}
 
 Quiet::Quiet() {
 #if FACET_EMULATOR_TSAN

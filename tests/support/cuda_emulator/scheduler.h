@@ -35,12 +35,14 @@ struct Options {
   Order order = Order::kForward;
   Copies copies = Copies::kLazy;
   uint64_t seed = 1;
+  // What a block may have.
+  size_t smem_bytes = size_t{227} * 1024;
 };
 
 // Read from FACET_EMULATOR at the first call; tests may change it between launches.
 Options& options();
 
-// "order=random,copies=mixed,seed=9"; ends the process at an unknown word.
+// "order=random,copies=mixed,seed=9,smem_kib=163"; ends the process at an unknown word.
 Options ParseOptions(const char* text);
 
 // Prints "cuda emulator: FILE:LINE: message [block, thread]" and where all threads stand, then

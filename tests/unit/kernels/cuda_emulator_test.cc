@@ -284,6 +284,73 @@ TEST_P(CudaEmulatorTest, GraphsAreComparedByTheArgumentsOfTheirLaunches) {
   ASSERT_EQ(cudaStreamDestroy(stream), cudaSuccess);
 }
 
+// d = x y^T, then d += x y: y is read by rows of k and by columns, x from memory and from
+// registers.
+void ProductsOfWarpgroups(const Bf16* x, const Bf16* y, float* by_rows, float* by_columns) {
+  ptx::SmemArena arena;
+  auto* left = arena.Take<Bf16>(64 * 64, 1024);       // [64 rows][64 of k]
+  auto* right = arena.Take<Bf16>(2 * 64 * 64, 1024);  // [2][64][64]: two halves of 128 columns.
+  const auto thread = static_cast<int>(threadIdx.x);
+  const auto swizzled = [](int row, int column) {
+    return row * 64 + (column / 8 ^ row % 8) * 8 + column % 8;
+  };
+  for (int i = thread; i < 64 * 64; i += 128) left[swizzled(i / 64, i % 64)] = x[i];
+  for (int i = thread; i < 64 * 128; i += 128) {
+    right[i % 128 / 64 * 64 * 64 + swizzled(i / 128, i % 64)] = y[i];
+  }
+  ptx::SyncThreads();
+  ptx::FenceProxyAsync();
+  ptx::WgmmaFence();
+  float rows[32];
+  float columns[64] = {};
+  uint32_t a[4][4];
+  const int warp_row = thread / 32 * 16;
+  for (int step = 0; step < 4; ++step) {
+    ptx::LdMatrixX4(a[step],
+                    left + swizzled(warp_row + thread % 16, 16 * step + thread % 32 / 16 * 8));
+    ptx::WgmmaBf16<64>(rows, ptx::KMajor(left + 16 * step, 1024),
+                       ptx::KMajor(right + 16 * step, 1024), step > 0);
+    ptx::WgmmaBf16(columns, a[step], ptx::MnMajor(right + 16 * step * 64, 1024, 64 * 128));
+  }
+  ptx::WgmmaCommit();
+  ptx::WgmmaWait<0>();
+  ptx::WgmmaResult(rows);
+  ptx::WgmmaResult(columns);
+  const int row = warp_row + thread % 32 / 4;
+  const int column = thread % 4 * 2;
+  for (int i = 0; i < 64; ++i) {
+    const int at_row = row + i / 2 % 2 * 8;
+    const int at_column = i / 4 * 8 + column + i % 2;
+    if (i < 32) by_rows[at_row * 64 + at_column] = rows[i];
+    by_columns[at_row * 128 + at_column] = columns[i];
+  }
+}
+
+TEST_P(CudaEmulatorTest, WarpgroupsMultiplyMatricesOfBothKinds) {
+  std::vector<Bf16> x(64 * 64);
+  std::vector<Bf16> y(64 * 128);  // [64][128]
+  for (size_t i = 0; i < x.size(); ++i) x[i] = ToBf16(static_cast<float>(i * 7 % 15) - 7);
+  for (size_t i = 0; i < y.size(); ++i) y[i] = ToBf16(static_cast<float>(i * 11 % 23) - 11);
+  std::vector<float> by_rows(64 * 64);
+  std::vector<float> by_columns(64 * 128);
+  RunKernel(dim3(1), dim3(128), 3 * 64 * 64 * sizeof(Bf16), ProductsOfWarpgroups, x.data(),
+            y.data(), by_rows.data(), by_columns.data());
+  for (int m = 0; m < 64; ++m) {
+    for (int n = 0; n < 128; ++n) {
+      float rows = 0;
+      float columns = 0;
+      for (int k = 0; k < 64; ++k) {
+        if (n < 64) rows += ToFloat(x[m * 64 + k]) * ToFloat(y[n * 128 + k]);
+        columns += ToFloat(x[m * 64 + k]) * ToFloat(y[k * 128 + n]);
+      }
+      if (n < 64) {
+        ASSERT_EQ(by_rows[m * 64 + n], rows) << m << ", " << n;
+      }
+      ASSERT_EQ(by_columns[m * 128 + n], columns) << m << ", " << n;
+    }
+  }
+}
+
 // --- What it refuses --------------------------------------------------------------------------
 
 void ShuffleInTwoBranches(int* out) {
@@ -346,6 +413,27 @@ void OnlyOneWarpWaits(int* out) {
   out[threadIdx.x] = 1;
 }
 
+// A product of zeros, as far as each case lets it come.
+enum class Product { kNotFenced, kNotFencedForCopies, kBeginsInARow, kNotWaitedFor, kReadTooEarly };
+
+template <Product kProduct>
+void BadProduct(int* out) {
+  ptx::SmemArena arena;
+  auto* rows = arena.Take<Bf16>(64 * 64, 1024);
+  for (int i = static_cast<int>(threadIdx.x); i < 64 * 64; i += 128) rows[i] = 0;
+  ptx::SyncThreads();
+  if (kProduct != Product::kNotFencedForCopies) ptx::FenceProxyAsync();
+  if (kProduct != Product::kNotFenced) ptx::WgmmaFence();
+  float d[32];
+  const uint64_t matrix = ptx::KMajor(rows + (kProduct == Product::kBeginsInARow ? 64 : 0), 1024);
+  ptx::WgmmaBf16<64>(d, matrix, matrix, false);
+  ptx::WgmmaCommit();
+  if (kProduct == Product::kNotWaitedFor) return;
+  if (kProduct == Product::kReadTooEarly) ptx::WgmmaResult(d);
+  ptx::WgmmaWait<0>();
+  out[threadIdx.x] = static_cast<int>(d[0]);
+}
+
 struct Refusal {
   const char* name;
   void (*kernel)(int*);
@@ -362,16 +450,25 @@ const Refusal kRefusals[] = {
     {"copies_under_way_at_the_end", ExitWithoutWaiting, 512, "asynchronous copies landed"},
     {"a_wait_that_never_ends", WaitForNobody, 0, "deadlock"},
     {"an_expectation_before_its_copy", ExpectBeforeTheCopy, 0, "comes before its bulk copies"},
+    {"a_product_without_its_fence", BadProduct<Product::kNotFenced>, 8192, "without WgmmaFence"},
+    {"a_product_of_what_threads_just_wrote", BadProduct<Product::kNotFencedForCopies>, 8192,
+     "without FenceProxyAsync"},
+    {"a_matrix_that_begins_in_row_1", BadProduct<Product::kBeginsInARow>, 8192, "behind row 0"},
+    {"a_product_under_way_at_the_end", BadProduct<Product::kNotWaitedFor>, 8192,
+     "before it has waited for this product"},
+    {"a_result_before_its_wait", BadProduct<Product::kReadTooEarly>, 8192,
+     "no WgmmaWait for a product"},
     {"a_launch_that_overtakes", OnlyOneWarpWaits, 0, "without GridDependencyWait", true},
 };
 
 TEST_P(CudaEmulatorDeathTest, RefusesWhatADeviceWouldGetWrong) {
   for (const Refusal& refusal : kRefusals) {
     SCOPED_TRACE(refusal.name);
-    std::vector<int> out(64 * 4);
+    cuda_emulator::options().copies = cuda_emulator::Options::Copies::kLazy;
+    std::vector<int> out(128 * 4);
     const auto run = [&] {
       static_cast<void>(ptx::Launch({.grid = dim3(1),
-                                     .block = dim3(64),
+                                     .block = dim3(128),
                                      .smem_bytes = refusal.smem_bytes,
                                      .overlap_previous = refusal.overlap_previous},
                                     refusal.kernel, out.data()));
