@@ -38,13 +38,14 @@ struct AttentionRow {
   std::span<const int32_t> blocks;
 };
 
-// A row as a device reads it; its blocks are blocks[blocks_begin ...] of the batch.
+// A row as a device reads it; its blocks are blocks[blocks_begin ...] of the batch. Without initial
+// values, which shared memory of a device cannot have.
 struct DeviceAttentionRow {
-  int64_t first_position = 0;
-  int32_t first_token = 0;
-  int32_t num_tokens = 0;
-  int32_t first_block = 0;
-  int32_t blocks_begin = 0;
+  int64_t first_position;
+  int32_t first_token;
+  int32_t num_tokens;
+  int32_t first_block;
+  int32_t blocks_begin;
 };
 
 // What the layers of one geometry of the cache have in common.

@@ -26,9 +26,8 @@
 // in, nor of which of these ways its splits took:
 //   - one split: its O is the result;
 //   - in turn: a block walks all splits of its columns and keeps the running total in registers;
-//   - side by side: a block for each split writes (O, m, l) to scratch; the last one to arrive
-//   folds
-//     them, or a third kernel spread over head_dim does where splits are many.
+//   - side by side: a block for each split writes (O, m, l) to scratch; in decode the last one to
+//     arrive folds them, unless they are many; else a third kernel spread over head_dim does.
 // Decode rows (at most 8 columns) always go side by side, others do when they are too few to fill
 // the device.
 //
@@ -45,111 +44,27 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "base/check.h"
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/attention_prepare.cuh"
+#include "kernels/cuda/attention_wgmma.h"
+#include "kernels/cuda/attention_work.cuh"
 #include "kernels/cuda/cuda_backend.h"
 
 namespace facet::kernels {
 namespace attention {
 namespace {
 
-// --- Which block does what ----------------------------------------------------------------------
-
-struct SplitRange {
-  int32_t begin;
-  int32_t end;
-};
-
-// Splits that hold what num_tokens queries from first_position on see.
-FACET_ALWAYS_INLINE SplitRange SplitsOf(int32_t first_position,
-                                        int32_t num_tokens,
-                                        int32_t window) {
-  const int32_t oldest = first_position - window + 1;
-  return {.begin = window == 0 || oldest < 0 ? 0 : oldest / kSplitKeys,
-          .end = (first_position + num_tokens - 1) / kSplitKeys + 1};
-}
-
-// More splits than this are folded by a kernel of their own.
-constexpr int kFoldHereMax = 8;
-
-struct AttendParams {
-  const Bf16* q;  // As PrepareQkv left it.
-  int64_t q_width;
-  Bf16* out;
-  const DeviceAttentionRow* rows;
-  const int32_t* blocks;
-  const std::byte* kv;
-  int64_t block_stride;
-  int32_t num_kv_heads;
-  int32_t group;
-  int32_t window;
-  bool side_by_side;
-  float* partials;     // [items][Shape::kPartialFloats]
-  uint32_t* counters;  // [slots], zeros between launches.
-  const AttentionEntry* entries;
-  int32_t num_entries;  // Without the end.
-};
-
-// What one block computes; equal in all its threads.
-struct BlockWork {
-  DeviceAttentionRow row;
-  int32_t kv_head;
-  int32_t first_column;
-  int32_t num_columns;
-  int32_t first_position;  // Of the first column's query.
-  int32_t last_position;
-  int32_t slot;
-  int32_t first_partial;  // Of the first split it sees.
-  SplitRange row_splits;
-  SplitRange splits;  // Those that its columns see.
-};
-
-template <typename Shape>
-FACET_DEVICE BlockWork WorkAt(const AttendParams& params, const AttentionEntry& entry, int32_t slot) {
-  BlockWork work;
-  work.row = params.rows[entry.row];
-  const auto first_position = static_cast<int32_t>(work.row.first_position);
-  const int32_t num_columns = work.row.num_tokens * params.group;
-  const int32_t num_groups = (num_columns + Shape::kColumns - 1) / Shape::kColumns;
-  work.slot = entry.first_slot + slot;
-  work.kv_head = slot / num_groups;
-  // Later columns see more: they go first.
-  work.first_column = (num_groups - 1 - slot % num_groups) * Shape::kColumns;
-  const int32_t columns_left = num_columns - work.first_column;
-  work.num_columns = columns_left < Shape::kColumns ? columns_left : Shape::kColumns;
-  const int32_t first_token = work.first_column / params.group;
-  const int32_t last_token = (work.first_column + work.num_columns - 1) / params.group;
-  work.first_position = first_position + first_token;
-  work.last_position = first_position + last_token;
-  work.row_splits = SplitsOf(first_position, work.row.num_tokens, params.window);
-  work.splits = SplitsOf(work.first_position, last_token - first_token + 1, params.window);
-  work.first_partial = entry.first_item + slot * (work.row_splits.end - work.row_splits.begin) +
-                       (work.splits.begin - work.row_splits.begin);
-  return work;
-}
-
-// The last entry whose member is at most value.
-FACET_DEVICE AttentionEntry FindEntry(const AttendParams& params,
-                                 int32_t AttentionEntry::*member,
-                                 int32_t value) {
-  int32_t low = 0;
-  int32_t high = params.num_entries;
-  while (low < high) {
-    const int32_t middle = (low + high + 1) / 2;
-    if (params.entries[middle].*member <= value) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return params.entries[low];
-}
-
 // --- Attend -------------------------------------------------------------------------------------
+
+// More splits than this are folded by a kernel of their own. In prefill all are: there Attend has no
+// registers left for it.
+template <typename Shape>
+constexpr int kFoldHereMax = Shape::kColumnTiles == 1 ? 8 : 1;
 
 template <typename Shape>
 FACET_DEVICE void LoadQueries(const AttendParams& params, const BlockWork& work, Bf16* shared) {
@@ -158,9 +73,8 @@ FACET_DEVICE void LoadQueries(const AttendParams& params, const BlockWork& work,
     const int column = c / Shape::kRowChunks;
     const int chunk = c % Shape::kRowChunks;
     const bool valid = column < work.num_columns;
-    const int32_t place = work.first_column + (valid ? column : 0);
-    const Bf16* query = params.q + (work.row.first_token + place / params.group) * params.q_width +
-                        (work.kv_head * params.group + place % params.group) * Shape::kHeadDim;
+    const QueryPlace place = PlaceOf(params, work, valid ? column : 0);
+    const Bf16* query = params.q + place.token * params.q_width + place.head * Shape::kHeadDim;
     ptx::CpAsync16(shared + Swizzled<Shape::kRowChunks>(column, chunk), query + chunk * 8, valid);
   }
 }
@@ -181,9 +95,8 @@ FACET_DEVICE void StoreOut(const AttendParams& params,
     for (int c = 0; c < 2; ++c) {
       const int column = 8 * n + Lane() % 4 * 2 + c;
       if (column >= work.num_columns) continue;
-      const int32_t place = work.first_column + column;
-      Bf16* out = params.out + (work.row.first_token + place / params.group) * width +
-                  (work.kv_head * params.group + place % params.group) * Shape::kHeadDim + dim;
+      const QueryPlace place = PlaceOf(params, work, column);
+      Bf16* out = params.out + place.token * width + place.head * Shape::kHeadDim + dim;
       const float inverse = 1.0F / sums[n][c];
 #pragma unroll
       for (int d = 0; d < kCount; ++d) {
@@ -215,48 +128,31 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
     Attend(const AttendParams params) {
   constexpr int kStages = Shape::kStages;
   const Tiles<Shape> tiles;
-  const auto item = static_cast<int32_t>(blockIdx.x);
+  FACET_SHARED(work, BlockWork);
   ptx::GridDependencyWait();
-  const AttentionEntry entry = FindEntry(params, &AttentionEntry::first_item, item);
-  if (entry.row < 0) return;
+  if (threadIdx.x == 0) work = WorkOfItem<Shape>(params, static_cast<int32_t>(blockIdx.x));
+  ptx::SyncThreads();
+  if (work.num_columns == 0) return;
 
-  int32_t slot = item - entry.first_item;
-  int32_t split = 0;
-  if (params.side_by_side) {
-    const DeviceAttentionRow row = params.rows[entry.row];
-    const SplitRange range =
-        SplitsOf(static_cast<int32_t>(row.first_position), row.num_tokens, params.window);
-    split = range.begin + slot % (range.end - range.begin);
-    slot /= range.end - range.begin;
-  }
-  const BlockWork work = WorkAt<Shape>(params, entry, slot);
   const int32_t num_splits = work.splits.end - work.splits.begin;
   const bool alone = !params.side_by_side || num_splits == 1;
-  if (params.side_by_side && (split < work.splits.begin || split >= work.splits.end)) return;
-  const int32_t oldest = params.window == 0 ? 0 : work.first_position - params.window + 1;
-  int32_t tile_begin = oldest < 0 ? 0 : oldest / kTileKeys;
-  int32_t tile_end = work.last_position / kTileKeys + 1;
+  const TileRange seen = TilesOf(work, params.window);
+  int32_t tile_begin = seen.begin;
+  int32_t tile_end = seen.end;
   if (params.side_by_side) {
-    const int32_t split_begin = split * kSplitTiles;
+    const int32_t split_begin = work.split * kSplitTiles;
     const int32_t split_end = split_begin + kSplitTiles;
     if (tile_begin < split_begin) tile_begin = split_begin;
     if (tile_end > split_end) tile_end = split_end;
   }
 
-  const auto row_end = static_cast<int32_t>(work.row.first_position) + work.row.num_tokens;
-  constexpr int64_t kHeadBytes = int64_t{kBlockTokens} * Shape::kHeadDim * sizeof(Bf16);
-  const KeyRows keys{.base = params.kv + work.kv_head * kHeadBytes,
-                     .block_stride = params.block_stride,
-                     .blocks = params.blocks + work.row.blocks_begin,
-                     .first_block = work.row.first_block,
-                     .end = row_end};
   enum class Part { kKeys, kValues };
   // Every call makes one group of copies, of nothing past the end, so that waits can count groups.
   const auto load = [&](Part part, Bf16* shared, int32_t tile) {
     if (tile < tile_end) {
       // Not kept between calls: it would cost the registers that the widest shape has not left.
-      KeyRows rows = keys;
-      if (part == Part::kValues) rows.base += params.num_kv_heads * kHeadBytes;
+      KeyRows rows = KeysOf<Shape>(params, work);
+      if (part == Part::kValues) rows.base += params.num_kv_heads * kHeadBytes<Shape>;
       LoadTile<Shape>(rows, tile, shared + (tile - tile_begin) % kStages * Shape::kTileElements);
     }
     ptx::CpAsyncCommit();
@@ -349,15 +245,15 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
         params.partials + static_cast<int64_t>(work.first_partial) * Shape::kPartialFloats;
     StorePartial<Shape>(
         tiles, o, work.num_columns,
-        partial + static_cast<int64_t>(split - work.splits.begin) * Shape::kPartialFloats);
-    if (num_splits > kFoldHereMax) return;
+        partial + static_cast<int64_t>(work.split - work.splits.begin) * Shape::kPartialFloats);
+    if (kFoldHereMax<Shape> == 1 || num_splits > kFoldHereMax<Shape>) return;
     if (!ArriveLast(params.counters + work.slot, num_splits) || !HasDims<Shape>()) return;
     FoldPartials<Shape, Shape::kDimTiles>(partial, num_splits, work.num_columns, 0, total, sums);
   }
   StoreOut<Shape, Shape::kDimTiles>(params, work, 0, total, sums);
 }
 
-// Folds the splits of slots that have more than kFoldHereMax: block (slot, dim tile of each warp).
+// Folds the splits of slots that have more than kFoldHereMax<Shape>: block (slot, dim tile of each warp).
 template <typename Shape>
 __global__ void __launch_bounds__(Shape::kThreads) FoldSplits(const AttendParams params) {
   const auto slot = static_cast<int32_t>(blockIdx.x);
@@ -365,7 +261,7 @@ __global__ void __launch_bounds__(Shape::kThreads) FoldSplits(const AttendParams
   const AttentionEntry entry = FindEntry(params, &AttentionEntry::first_slot, slot);
   const BlockWork work = WorkAt<Shape>(params, entry, slot - entry.first_slot);
   const int32_t num_splits = work.splits.end - work.splits.begin;
-  if (num_splits <= kFoldHereMax || !HasDims<Shape>()) return;
+  if (num_splits <= kFoldHereMax<Shape> || !HasDims<Shape>()) return;
   const auto dim_tile = static_cast<int>(blockIdx.y);
   float total[1][Shape::kColumnTiles][4];
   float sums[Shape::kColumnTiles][2];
@@ -389,6 +285,25 @@ using DecodeShape = AttendShape<kHeadDim, 1, 4, 1, (kHeadDim > 256 ? 1 : 3)>;
 template <int kHeadDim>
 using PrefillShape =
     AttendShape<kHeadDim, (kHeadDim > 256 ? 4 : 8), 8, (kHeadDim > 256 ? 1 : 2), 1>;
+
+// The same for devices with less shared memory than that takes: one tile, or fewer queries.
+template <int kHeadDim>
+using SmallPrefillShape = AttendShape<kHeadDim, (kHeadDim > 256 ? 2 : 8), 8, 1, 1>;
+
+static_assert(DecodeShape<512>::kSmemBytes <= CudaBackend::kSmemBytesMin);
+static_assert(SmallPrefillShape<256>::kSmemBytes <= CudaBackend::kSmemBytesMin);
+static_assert(SmallPrefillShape<512>::kSmemBytes <= CudaBackend::kSmemBytesMin);
+
+// Calls run<Shape>() for the shape of prefill that fits.
+template <int kHeadDim, typename Run>
+void WithPrefillShape(int64_t smem_bytes, const Run& run) {
+  if constexpr (PrefillShape<kHeadDim>::kSmemBytes > CudaBackend::kSmemBytesMin) {
+    if (smem_bytes < static_cast<int64_t>(PrefillShape<kHeadDim>::kSmemBytes)) {
+      return run.template operator()<SmallPrefillShape<kHeadDim>>();
+    }
+  }
+  run.template operator()<PrefillShape<kHeadDim>>();
+}
 
 // What the launches of one step have in common.
 struct Geometry {
@@ -420,25 +335,28 @@ int32_t NumSplits(const AttentionRow& row, const Geometry& geometry) {
   return splits.end - splits.begin;
 }
 
-// Those rows that are decode, or those that are not, with the end.
-Cut CutRows(std::span<const AttentionRow> rows,
-            const Geometry& geometry,
-            int32_t columns,
-            bool decode,
-            bool side_by_side) {
-  Cut cut{.side_by_side = side_by_side};
+// How rows become blocks.
+struct Cutter {
+  int32_t columns;  // Of one block.
+  bool decode;      // Those rows that are decode, or those that are not.
+  bool side_by_side;
+  int32_t fold_here_max = 1;
+};
+
+Cut CutRows(std::span<const AttentionRow> rows, const Geometry& geometry, const Cutter& cutter) {
+  Cut cut{.side_by_side = cutter.side_by_side};
   const auto add = [&](int32_t row) {
     cut.entries.push_back(
         {.row = row, .first_item = cut.num_items, .first_slot = cut.num_slots});
   };
   for (size_t r = 0; r < rows.size(); ++r) {
-    if (IsDecode(rows[r], geometry) != decode) continue;
+    if (IsDecode(rows[r], geometry) != cutter.decode) continue;
     add(static_cast<int32_t>(r));
-    const int32_t num_slots = NumSlots(rows[r], geometry, columns);
-    const int32_t num_splits = side_by_side ? NumSplits(rows[r], geometry) : 1;
+    const int32_t num_slots = NumSlots(rows[r], geometry, cutter.columns);
+    const int32_t num_splits = cutter.side_by_side ? NumSplits(rows[r], geometry) : 1;
     cut.num_slots += num_slots;
     cut.num_items += num_slots * num_splits;
-    cut.folds_apart |= num_splits > kFoldHereMax;
+    cut.folds_apart |= num_splits > cutter.fold_here_max;
   }
   add(-1);
   return cut;
@@ -461,7 +379,23 @@ Cut CutPrefillRows(std::span<const AttentionRow> rows, const Geometry& geometry,
   constexpr int64_t kPartialBytes = Shape::kPartialFloats * int64_t{sizeof(float)};
   const bool side_by_side =
       2 * num_slots <= num_sms && num_partials * kPartialBytes <= kPrefillPartialBytesMax;
-  return CutRows(rows, geometry, Shape::kColumns, /*decode=*/false, side_by_side);
+  return CutRows(rows, geometry,
+                 {.columns = Shape::kColumns,
+                  .decode = false,
+                  .side_by_side = side_by_side,
+                  .fold_here_max = kFoldHereMax<Shape>});
+}
+
+// The same for blocks of warpgroups, if they are at least so many.
+std::optional<Cut> CutForWarpgroups(std::span<const AttentionRow> rows,
+                                    const Geometry& geometry,
+                                    int head_dim,
+                                    int blocks_min) {
+  const int32_t queries = QueriesByWarpgroups(head_dim);
+  if (queries == 0) return std::nullopt;
+  Cut cut = CutRows(rows, geometry, {.columns = queries, .decode = false, .side_by_side = false});
+  if (cut.num_items < blocks_min) return std::nullopt;
+  return cut;
 }
 
 // Floats of scratch that the launch of a part writes.
@@ -560,15 +494,34 @@ AttentionPlan CudaBackend::PlanAttention(std::span<const AttentionRow> rows,
                          .folds_apart = cut.folds_apart};
   };
   WithHeadDim(shape.head_dim, [&]<int kHeadDim>() {
-    const Cut decode = CutRows(rows, geometry, DecodeShape<kHeadDim>::kColumns, /*decode=*/true,
-                               /*side_by_side=*/true);
-    const Cut prefill = CutPrefillRows<PrefillShape<kHeadDim>>(rows, geometry, info_.num_sms);
+    using Decode = DecodeShape<kHeadDim>;
+    const Cut decode = CutRows(rows, geometry,
+                               {.columns = Decode::kColumns,
+                                .decode = true,
+                                .side_by_side = true,
+                                .fold_here_max = kFoldHereMax<Decode>});
     // Steps of decode rows are what is recorded.
     plan.decode = stage(
         decode, static_cast<int32_t>(std::bit_ceil(static_cast<uint32_t>(decode.num_items))));
-    plan.prefill = stage(prefill, prefill.num_items);
+    const int blocks_min =
+        options_.fast_blocks_min > 0 ? options_.fast_blocks_min : info_.num_sms / 2 + 1;
+    const std::optional<Cut> wide =
+        HasWarpgroups() ? CutForWarpgroups(rows, geometry, kHeadDim, blocks_min) : std::nullopt;
+    WithPrefillShape<kHeadDim>(info_.smem_bytes, [&]<typename Prefill>() {
+      const Cut prefill = wide ? *wide : CutPrefillRows<Prefill>(rows, geometry, info_.num_sms);
+      plan.prefill = stage(prefill, prefill.num_items);
+      plan.prefill.by_warpgroups = wide.has_value();
+    });
   });
   return plan;
+}
+
+bool CudaBackend::HasWarpgroups() const {
+#ifdef FACET_CUDA_SM90A
+  return options_.cublas_lt != nullptr && info_.compute_capability == 90;
+#else
+  return false;
+#endif
 }
 
 void CudaBackend::DoPagedAttention(const PagedAttentionArgs& args) {
@@ -581,9 +534,7 @@ void CudaBackend::DoPagedAttention(const PagedAttentionArgs& args) {
                                             .head_dim = args.head_dim,
                                             .window = args.window}))
       << "rows were staged for another shape";
-  WithHeadDim(args.head_dim, [&]<int kHeadDim>() {
-    using Decode = DecodeShape<kHeadDim>;
-    using Prefill = PrefillShape<kHeadDim>;
+  const auto run = [&]<int kHeadDim, typename Decode, typename Prefill>() {
     Check(LaunchPrepare<kHeadDim>(args, stream_), "PrepareQkv");
     const int64_t num_floats =
         std::max(PartialFloats<Decode>(plan.decode), PartialFloats<Prefill>(plan.prefill));
@@ -604,7 +555,16 @@ void CudaBackend::DoPagedAttention(const PagedAttentionArgs& args) {
             ScratchFor<uint32_t>(Scratch::kCounters,
                                  std::max(plan.decode.num_slots, plan.prefill.num_slots))};
     Check(LaunchPart<Decode>(plan.decode, params, stream_), "Attend, decode");
-    Check(LaunchPart<Prefill>(plan.prefill, params, stream_), "Attend, prefill");
+    if (plan.prefill.by_warpgroups) {
+      Check(LaunchByWarpgroups(kHeadDim, plan.prefill, params, stream_), "AttendByWarpgroups");
+    } else {
+      Check(LaunchPart<Prefill>(plan.prefill, params, stream_), "Attend, prefill");
+    }
+  };
+  WithHeadDim(args.head_dim, [&]<int kHeadDim>() {
+    WithPrefillShape<kHeadDim>(info_.smem_bytes, [&]<typename Prefill>() {
+      run.template operator()<kHeadDim, DecodeShape<kHeadDim>, Prefill>();
+    });
   });
 }
 

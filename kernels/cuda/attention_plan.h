@@ -24,6 +24,7 @@ struct AttentionPart {
   int32_t num_slots = 0;
   bool side_by_side = false;
   bool folds_apart = false;  // A row has more splits than its blocks fold.
+  bool by_warpgroups = false;
 };
 
 struct AttentionPlan {

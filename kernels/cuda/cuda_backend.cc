@@ -51,11 +51,17 @@ std::string CudaBackend::Probe(int device, CudaDeviceInfo& info) {
           .compute_capability = Attribute(cudaDevAttrComputeCapabilityMajor, device) * 10 +
                                 Attribute(cudaDevAttrComputeCapabilityMinor, device),
           .num_sms = Attribute(cudaDevAttrMultiProcessorCount, device),
+          .smem_bytes = Attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
           .memory_bytes = static_cast<int64_t>(total_bytes),
           .free_bytes = static_cast<int64_t>(free_bytes)};
   if (info.compute_capability < 80) {
     return info.name + " has compute capability " + std::to_string(info.compute_capability / 10) +
            "." + std::to_string(info.compute_capability % 10) + "; at least 8.0 is needed";
+  }
+  if (info.smem_bytes < kSmemBytesMin) {
+    return info.name + " has " + std::to_string(info.smem_bytes / 1024) +
+           " KiB of shared memory for a block; at least " + std::to_string(kSmemBytesMin / 1024) +
+           " are needed (compute capability 8.0, 9.0 or 10.0)";
   }
   return {};
 }
@@ -63,6 +69,7 @@ std::string CudaBackend::Probe(int device, CudaDeviceInfo& info) {
 CudaBackend::CudaBackend(const CudaOptions& options) : options_(options) {
   const std::string problem = Probe(options.device, info_);
   FACET_CHECK(problem.empty()) << problem;
+  if (options.small_blocks) info_.smem_bytes = kSmemBytesMin;
   Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
   for (StepPiece& step : steps_) {
     Check(cudaEventCreateWithFlags(&step.sent, cudaEventDisableTiming), "event");
@@ -368,8 +375,9 @@ AttentionBatch CudaBackend::StageRows(std::span<const AttentionRow> rows,
   const AttentionPlan& plan = attention_plans_.emplace_back(PlanAttention(rows, shape));
   staged_key_.push_back(std::ssize(rows));
   for (const AttentionPart* part : {&plan.decode, &plan.prefill}) {
-    staged_key_.insert(staged_key_.end(), {part->num_entries, part->num_blocks, part->num_slots,
-                                           part->side_by_side, part->folds_apart});
+    staged_key_.insert(staged_key_.end(),
+                       {part->num_entries, part->num_blocks, part->num_slots, part->side_by_side,
+                        part->folds_apart, part->by_warpgroups});
   }
   return {.rows = rows,
           .device_rows = StageArray(device_rows),

@@ -1,6 +1,7 @@
-// The ops on one NVIDIA GPU (compute capability 8.0 and up). The `exact` kernel table is our own
-// kernels only; `fast` gives whole matrices by many rows to cuBLASLt (fast_products.cu) and
-// promises no bits.
+// The ops on one NVIDIA GPU (compute capability 8.0, 9.0 or 10.0). The `exact` kernel table
+// promises bits; `fast` does not: it gives whole matrices by many rows to cuBLASLt
+// (fast_products.cu) and prefill attention on compute capability 9.0 to kernels of warpgroups
+// (attention_wgmma.cu).
 //
 // Everything is enqueued on one stream; CopyToHost waits for it, and StepInFlight::Wait for its own
 // step. Bits of `exact` depend on the architecture and nothing else: each sum over k runs in one
@@ -47,6 +48,7 @@ struct CudaDeviceInfo {
   std::string name;
   int compute_capability = 0;  // 90 for 9.0.
   int num_sms = 0;
+  int64_t smem_bytes = 0;  // Shared memory that one block may have.
   int64_t memory_bytes = 0;
   int64_t free_bytes = 0;
 };
@@ -55,9 +57,13 @@ struct CudaOptions {
   int device = 0;
   // Tables of which a step reads a few rows per token stay in pinned host memory (E4B: 5.6 GB).
   bool tables_on_host = false;
-  // The `fast` kernel table, for products of at least so many rows; null: `exact`.
+  // The `fast` kernel table; null: `exact`. Its products by cuBLASLt have at least so many rows.
   std::shared_ptr<CublasLt> cublas_lt;
   int64_t fast_rows_min = 1024;
+  // Its prefill attention has at least so many blocks; 0: more than half of what fills the device.
+  int fast_blocks_min = 0;
+  // For tests: kernels as on a device with kSmemBytesMin of shared memory.
+  bool small_blocks = false;
   // Steps that come again are replayed as CUDA graphs.
   bool record_steps = true;
   // For tests: asked before a recording is played, with the graph that the same calls make now;
@@ -67,6 +73,10 @@ struct CudaOptions {
 
 class CudaBackend final : public Backend {
  public:
+  // Attention at head size 512 takes more shared memory than compute capability 8.6, 8.9 and 12.0
+  // have.
+  static constexpr int64_t kSmemBytesMin = int64_t{163} * 1024;
+
   // A message if this process cannot use the device, else empty; info is then filled.
   static std::string Probe(int device, CudaDeviceInfo& info);
 
@@ -153,6 +163,9 @@ class CudaBackend final : public Backend {
 
   // Whether a product of so many rows is cuBLASLt's.
   bool IsFast(int64_t num_rows) const;
+
+  // Whether prefill attention may be a kernel of warpgroups (attention_wgmma.cu).
+  bool HasWarpgroups() const;
 
   // Rows of a row-major activation.
   struct FastInput {

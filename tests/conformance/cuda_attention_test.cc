@@ -15,6 +15,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/reference/reference_backend.h"
 #include "tests/conformance/execution_order.h"
+#include "tests/conformance/fast_library.h"
 
 namespace facet::kernels {
 namespace {
@@ -56,11 +57,12 @@ using Step = std::vector<Feed>;
 // nobody stored are NaN. With history, that many positions are stored before the first step.
 class World {
  public:
-  World(const Shape& shape, std::vector<int> history, int new_tokens_max, uint32_t seed)
-      : shape_(shape),
-        history_(std::move(history)),
-        random_(seed),
-        cuda_({.compare_replay = ReplayComparison()}) {
+  World(const Shape& shape,
+        std::vector<int> history,
+        int new_tokens_max,
+        uint32_t seed,
+        const CudaOptions& options = {.compare_replay = ReplayComparison()})
+      : shape_(shape), history_(std::move(history)), random_(seed), cuda_(options) {
     inputs_.resize(history_.size());
     int num_blocks = 1;
     for (size_t s = 0; s < history_.size(); ++s) {
@@ -339,6 +341,78 @@ const NamedCase kCases[] = {
 INSTANTIATE_TEST_SUITE_P(Named,
                          CudaAttentionTest,
                          testing::ValuesIn(kCases),
+                         [](const auto& named) { return std::string(named.param.name); });
+
+// Wide heads have other blocks on a device with less shared memory.
+TEST(CudaAttentionSmallBlocksTest, GiveTheSameBits) {
+  UseExecutionOrder(7);
+  for (const NamedCase& named : kCases) {
+    if (named.shape.head_dim < 256) continue;
+    SCOPED_TRACE(named.name);
+    World world(named.shape, named.history, named.new_tokens_max, 11);
+    World small(named.shape, named.history, named.new_tokens_max, 11, {.small_blocks = true});
+    EXPECT_TRUE(world.RunCuda(named.steps).out == small.RunCuda(named.steps).out);
+  }
+}
+
+// Prefill by warpgroups: rows that are not decode, of the head sizes that it has.
+class WarpgroupAttentionTest : public testing::TestWithParam<NamedCase> {};
+
+TEST_P(WarpgroupAttentionTest, IsLikeTheReference) {
+  const NamedCase& named = GetParam();
+  const std::shared_ptr<CublasLt> library = FastLibrary();
+  if (library == nullptr) GTEST_SKIP() << "no cuBLASLt: no fast table";
+  // Three warpgroups that meet at barriers alone: in each order, and with copies and products that
+  // end late, early and by chance.
+  for (const uint32_t order : {0U, 1U, 2U, 4U}) {
+    UseExecutionOrder(order);
+    World world(named.shape, named.history, named.new_tokens_max, 11,
+                {.cublas_lt = library, .fast_blocks_min = 1});
+    ExpectLikeReference(world, named.steps);
+  }
+}
+
+const NamedCase kWarpgroupCases[] = {
+    {.name = "a_prompt_of_26b_sliding_layers",
+     .shape = {.head_dim = 256, .num_kv_heads = 2, .group = 2, .window = 100},
+     .history = {0},
+     .steps = {{{0, 150}}},
+     .new_tokens_max = 150},
+    {.name = "a_chunk_of_e4b_sliding_layers_behind_their_window",
+     .shape = {.head_dim = 256, .num_kv_heads = 1, .group = 4, .window = 70},
+     .history = {470},
+     .steps = {{{0, 50}}},
+     .new_tokens_max = 50},
+    {.name = "rows_that_do_not_fill_a_block_and_decode_beside_them",
+     .shape = {.head_dim = 256, .num_kv_heads = 1, .group = 3},
+     .history = {130, 0, 64, 5},
+     .steps = {{{0, 3}, {1, 33}, {2}, {3, 44}}, {{1, 4}, {0, 20}}},
+     .new_tokens_max = 44},
+    {.name = "a_chunk_of_26b_full_layers",
+     .shape = {.head_dim = 512, .num_kv_heads = 2, .group = 8, .k_eq_v = true},
+     .history = {250},
+     .steps = {{{0, 17}}},
+     .new_tokens_max = 17},
+    {.name = "a_prompt_of_e4b_full_layers_and_another_sequence",
+     .shape = {.head_dim = 512, .num_kv_heads = 1, .group = 4},
+     .history = {0, 63},
+     .steps = {{{0, 70}, {1, 3}}},
+     .new_tokens_max = 70},
+    {.name = "full_layers_that_share_kv",
+     .shape = {.head_dim = 512, .num_kv_heads = 1, .group = 2, .window = 40, .has_kv = false},
+     .history = {60},
+     .steps = {{{0, 9}}},
+     .new_tokens_max = 10},
+    {.name = "a_window_of_one",
+     .shape = {.head_dim = 256, .num_kv_heads = 1, .group = 1, .window = 1},
+     .history = {0},
+     .steps = {{{0, 70}}},
+     .new_tokens_max = 70},
+};
+
+INSTANTIATE_TEST_SUITE_P(Named,
+                         WarpgroupAttentionTest,
+                         testing::ValuesIn(kWarpgroupCases),
                          [](const auto& named) { return std::string(named.param.name); });
 
 class RandomCudaAttentionTest : public testing::TestWithParam<uint32_t> {};

@@ -16,6 +16,7 @@
 #include "kernels/cuda/linear.cuh"
 #include "kernels/reference/reference_backend.h"
 #include "tests/conformance/fast_library.h"
+#include "tests/support/cuda_emulator/scheduler.h"
 
 namespace facet::kernels {
 namespace {
@@ -486,6 +487,17 @@ INSTANTIATE_TEST_SUITE_P(Ops,
                            return std::string(std::get<0>(test.param).name) + "_" +
                                   std::get<1>(test.param).name;
                          });
+
+TEST(CudaProbeTest, RefusesADeviceWithTooLittleSharedMemory) {
+  cuda_emulator::options().smem_bytes = size_t{99} * 1024;
+  CudaDeviceInfo info;
+  EXPECT_EQ(
+      CudaBackend::Probe(0, info),
+      "Emulated GPU has 99 KiB of shared memory for a block; at least 163 are needed (compute "
+      "capability 8.0, 9.0 or 10.0)");
+  cuda_emulator::options() = cuda_emulator::Options();
+  EXPECT_EQ(CudaBackend::Probe(0, info), "");
+}
 
 }  // namespace
 }  // namespace facet::kernels

@@ -18,11 +18,12 @@ std::vector<Peer> Peers() {
                    .width_unit = 8};
   const std::shared_ptr<CublasLt> library = FastLibrary();
   if (library == nullptr) return {exact};
-  // All products that can be cuBLASLt's are; other kernels were tried above.
+  // All that can be the fast table's is; other kernels were tried above.
   Peer fast = exact;
   fast.name = "cuda_fast";
   fast.make = [library] {
-    return std::make_unique<CudaBackend>(CudaOptions{.cublas_lt = library, .fast_rows_min = 1});
+    return std::make_unique<CudaBackend>(
+        CudaOptions{.cublas_lt = library, .fast_rows_min = 1, .fast_blocks_min = 1});
   };
   fast.num_seeds = 2;
   return {exact, fast};

@@ -30,6 +30,7 @@ ATTEND = "    Attend(const AttendParams params) {"
 ATTENTION = "*CudaAttentionTest.IsLikeTheReference/"
 SLIDING = ATTENTION + "prefill_of_sliding_layers_in_turn"
 SIDE_BY_SIDE = ATTENTION + "few_columns_of_a_chunk_go_side_by_side"
+WARPGROUPS = "*WarpgroupAttentionTest.IsLikeTheReference/"
 SHARED_STEP = ATTENTION + "decode_and_chunks_share_a_step"
 BARRIER = "ptx::SyncThreads();"
 LINEAR = "*CudaLinearTest.AgreesWithTheReference/"
@@ -64,6 +65,22 @@ BUGS = (
         "ptx::CpAsyncWait<Tile::kStages - 2>();", "ptx::CpAsyncWait<Tile::kStages - 1>();", SUMS),
     Bug("a stage that is filled while it is read", "linear.cuh", TILED,
         "load_stage(stage + Tile::kStages - 1);", "load_stage(stage + Tile::kStages);", SUMS),
+    # Products of warpgroups.
+    Bug("sums that are shrunk while a product adds to them", "attention_wgmma.cu",
+        "Weigh<Shape>(room, half, s, max, sum, factor);\n    EndValues", "EndValues<Shape>(o);", ";",
+        WARPGROUPS + "a_chunk_of_e4b*"),
+    Bug("a piece that is read before it is full", "attention_wgmma.cu",
+        "FACET_DEVICE void BeginValues(",
+        "ptx::MBarrierWait(room.full + place.index, place.parity);", ";",
+        WARPGROUPS + "a_chunk_of_26b*"),
+    Bug("a product without the fence between proxies", "attention_wgmma.cu",
+        "FACET_DEVICE void BeginScores(", "ptx::FenceProxyAsync();", ";",
+        WARPGROUPS + "a_window_of_one"),
+    Bug("a matrix described with the wrong stride", "attention_wgmma.cu",
+        "ptx::MnMajor(values + step * 16 * kRowElements, kEightRows,", "kTileKeys * kRowBytes",
+        "kEightRows", WARPGROUPS + "a_window_of_one"),
+    Bug("no barrier before the halves' weights are read", "attention_wgmma.cu",
+        "Lane() % 4 * 2) = pair;", "Meet();", ";", WARPGROUPS + "a_chunk_of_26b*"),
     # Warps.
     Bug("a wrong lane in the sum over rows", "attention.cuh",
         "FACET_DEVICE float SumOverRows(float value) {", "ptx::ShuffleXor(value, mask)",
