@@ -53,7 +53,7 @@ def readable(symbols):
                            text=True).stdout.splitlines()
     short = {}
     for symbol, name in zip(symbols, names):
-        name = re.sub(r"\(anonymous namespace\)::|facet::kernels::|attention::|^void ", "", name)
+        name = re.sub(r"\(anonymous namespace\)::|facet::kernels::|attention::|sampling::|^void ", "", name)
         name = name.replace("(int)", "").split("(")[0]
         short[symbol] = re.sub(r"(?:Attend|Warpgroup)Shape<(.*)> >", r"\1>", name).replace("> >", ">>")
     return short

@@ -18,14 +18,15 @@ ORDERS = ("order=forward", "order=reverse", "order=random,seed=1", "order=random
           "order=random,seed=3")
 COPIES = ("copies=lazy", "copies=eager", "copies=mixed")
 SEEDS = (1, 2, 3, 4)
+SAMPLING = "*/CudaSampleTest.ARowAlone/*_equal"
 
 
 def digests(program, mode):
     """{case: digest of what its op wrote} of all cases in one mode; None if one fails."""
-    seeds = ":".join(f"*_{seed}" for seed in SEEDS)
+    cases = ":".join([f"*_{seed}" for seed in SEEDS] + [SAMPLING])
     with tempfile.NamedTemporaryFile(suffix=".xml") as report:
         done = subprocess.run(
-            [program, f"--gtest_filter={seeds}", "--gtest_brief=1",
+            [program, f"--gtest_filter={cases}", "--gtest_brief=1",
              f"--gtest_output=xml:{report.name}"],
             env=dict(os.environ, FACET_EMULATOR=mode), stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True)

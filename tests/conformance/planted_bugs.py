@@ -36,6 +36,7 @@ BARRIER = "ptx::SyncThreads();"
 LINEAR = "*CudaLinearTest.AgreesWithTheReference/"
 SUMS = "*LinearSumsTest.*/*"
 OPS = "*/ConformanceTest."
+SAMPLING = "*CudaSampleTest.ARowAlone/"
 TILED = "TiledKernel(Work work) {"
 STREAM = "StreamKernel(Work work) {"
 
@@ -51,8 +52,8 @@ BUGS = (
         "to[i * kTileRows + Tile::kSumStride + 8] = sum[3];", BARRIER, ";", SUMS),
     Bug("no barrier after a stage has landed", "linear.cuh",
         "ptx::CpAsyncWait<Tile::kStages - 2>();", BARRIER, ";", SUMS),
-    Bug("no barrier between clearing a histogram and counting", "sample.cu",
-        "histogram[thread] = 0;", BARRIER, ";", OPS + "Sample/*_?", "order=reverse"),
+    Bug("no barrier between clearing a histogram and counting", "sample_select.cuh",
+        "histogram[thread] = 0;", BARRIER, ";", SAMPLING + "all_equal", "order=reverse"),
     Bug("a barrier that one warp does not reach", "moe.cu",
         "if (lane == 0) begins[expert + 1] = count;\n  }", BARRIER,
         "if (warp > 0) ptx::SyncThreads();", OPS + "Moe*_1"),
@@ -123,6 +124,11 @@ BUGS = (
         "from[(kSegments - 1 - s) * Tile::kRoundTokens * Tile::kSumStride]", SUMS),
     Bug("a counter of arrivals that is not reset", "attention.cu",
         "FACET_DEVICE bool ArriveLast(", "*counter = 0;", ";", "Cuts/*/1"),
+    Bug("a counter of a row's parts that is not reset", "sample.cu",
+        "FACET_DEVICE bool ArriveLast(", "*row.counter = 0;", ";", SAMPLING + "many_equal"),
+    Bug("parts of a row that write over each other's keys", "sample.cu",
+        "if (thread < num_kept) ", "thread * row.num_parts + part",
+        "thread * row.num_parts", SAMPLING + "all_equal"),
 )
 
 
