@@ -1,5 +1,5 @@
-// Choosing a token for each row of logits. Sample waits for its results, so what is timed is what
-// the engine sees: the host's part, the kernels and the copy back.
+// Choosing a token for each row of logits. What is timed is a step of Sample alone, from its
+// beginning until its tokens are there: the host's part, what is staged, the kernel and the wait.
 #include <random>
 
 #include "tests/bench/kernel_bench/bench.h"
