@@ -48,6 +48,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "kernels/cuda/arrive_last.cuh"
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/attention_prepare.cuh"
@@ -106,20 +107,6 @@ FACET_DEVICE void StoreOut(const AttendParams& params,
       }
     }
   }
-}
-
-// Whether this block is the last of its slot's splits; all of them are in scratch then.
-FACET_DEVICE bool ArriveLast(uint32_t* counter, int num_splits) {
-  FACET_SHARED(is_last, bool);
-  ptx::ThreadFence();
-  ptx::SyncThreads();
-  if (threadIdx.x == 0) {
-    is_last = ptx::AtomicAdd(counter, 1U) + 1 == static_cast<uint32_t>(num_splits);
-    if (is_last) *counter = 0;
-  }
-  ptx::SyncThreads();
-  ptx::ThreadFence();
-  return is_last;
 }
 
 // Columns of one slot against all its splits in turn, or against one of them.

@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "kernels/approx.h"
+#include "kernels/cuda/arrive_last.cuh"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/sample_select.cuh"
@@ -255,20 +256,6 @@ FACET_DEVICE Key DrawFromSlice(const DeviceSampleRow& row,
   return DrawChoice(row, num_choices, memory);
 }
 
-// Whether this block is the last of its row's parts; what all of them hand on is there then.
-FACET_DEVICE bool ArriveLast(const DeviceSampleRow& row) {
-  FACET_SHARED(is_last, bool);
-  ptx::ThreadFence();
-  ptx::SyncThreads();
-  if (threadIdx.x == 0) {
-    is_last = ptx::AtomicAdd(row.counter, 1U) + 1 == static_cast<uint32_t>(row.num_parts);
-    if (is_last) *row.counter = 0;
-  }
-  ptx::SyncThreads();
-  ptx::ThreadFence();
-  return is_last;
-}
-
 // Block (part, row).
 __global__ void __launch_bounds__(kThreads) SampleKernel(const DeviceSampleRow* rows, int vocab) {
   const BlockMemory memory = BlockMemory::Take();
@@ -306,7 +293,7 @@ __global__ void __launch_bounds__(kThreads) SampleKernel(const DeviceSampleRow* 
     Key kept = thread < num_choices ? memory.choices[thread] : 0;
     if (thread == 0) kept = first;
     if (thread < num_kept) row.handed_on[thread * row.num_parts + part] = kept;
-    if (!ArriveLast(row)) return;
+    if (!ArriveLast(row.counter, row.num_parts)) return;
     const HandedOn handed_on{row.handed_on, num_kept * row.num_parts};
     if (row.way == Way::kTopK) {
       num_choices = SelectLargest(handed_on, row.top_k, memory);

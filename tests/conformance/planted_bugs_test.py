@@ -40,7 +40,7 @@ def caught_by(program, number, bug):
     """What noticed the bug; None if nothing did."""
     status, output = run(program, bug.case, bug.modes, number)
     if status == EMULATOR_REFUSED:
-        return "emulator: " + re.search(r"cuda emulator: \S*/(\S+: .*) \[", output)[1]
+        return "emulator: " + re.search(r"cuda emulator: \S*/(\S+: .*?)(?: \[|$)", output, re.M)[1]
     if status == CASE_FAILED and "[  FAILED  ]" in output:
         wrong = re.search(r"(\S+\[\d+\]) is (\S+), reference (\S+)", output)
         failed = re.search(r"\[  FAILED  \] ([^\s,]+)", output)[1]

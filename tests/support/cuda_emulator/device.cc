@@ -40,16 +40,19 @@ struct Landing {
   uint32_t bytes;    // That the barrier waits for.
   int32_t arrivals;  // That it also counts.
   uint64_t* barrier;
+  Place place;
 };
 
-// On their way, oldest first. A block's copies have landed when it ends, or it waits forever.
+// On their way, oldest first, until a block ends.
 std::vector<Landing>& Landings() {
   static std::vector<Landing> landings;
   return landings;
 }
 
-bool LandOne() {
+bool LandOne(bool block_ended) {
   if (Landings().empty()) return false;
+  if (block_ended)
+    Fail(Landings().front().place, "a block ends and nobody has waited for this copy");
   const Landing landing = Landings().front();
   Landings().erase(Landings().begin());
   for (const auto& copy : landing.copies) copy.Land();
@@ -66,7 +69,7 @@ void LandLater(Landing landing) {
   Landings().push_back(std::move(landing));
   const Copies when = cuda_emulator::options().copies;
   if (when == Copies::kEager || (when == Copies::kMixed && cuda_emulator::Random() % 2 == 0)) {
-    while (LandOne()) {
+    while (LandOne(/*block_ended=*/false)) {
     }
   }
 }
@@ -295,7 +298,8 @@ void MBarrierArriveAfterCopies(uint64_t* barrier, Place place) {
   LandLater({.copies = cuda_emulator::CurrentCopies().Take(),
              .bytes = 0,
              .arrivals = 1,
-             .barrier = barrier});
+             .barrier = barrier,
+             .place = place});
 }
 
 void MBarrierArriveExpect(uint64_t* barrier, uint32_t bytes, Place place) {
@@ -331,7 +335,8 @@ void BulkCopyToShared(
                          .valid = true}},
              .bytes = bytes,
              .arrivals = 0,
-             .barrier = barrier});
+             .barrier = barrier,
+             .place = place});
 }
 
 void MmaBf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Place place) {

@@ -249,7 +249,7 @@ class Scheduler {
 
   SharedWindow& shared() { return shared_; }
 
-  void set_idle_hook(bool (*hook)()) { idle_hook_ = hook; }
+  void set_idle_hook(bool (*hook)(bool)) { idle_hook_ = hook; }
 
  private:
   void RunBlock(const GridShape& shape, uint64_t block);
@@ -284,7 +284,7 @@ class Scheduler {
   SharedWindow shared_;
   uint64_t random_ = 1;
   uint64_t num_launches_ = 0;
-  bool (*idle_hook_)() = nullptr;
+  bool (*idle_hook_)(bool block_ended) = nullptr;
   char launch_sync_ = 0;  // A block's threads begin after and end before the host's work.
 };
 
@@ -357,6 +357,7 @@ void Scheduler::RunBlock(const GridShape& shape, uint64_t block) {
   MemoryReleased(&launch_sync_);
   SwitchTo(Pick(/*leave_warp=*/false));
   MemoryAcquired(&launch_sync_);
+  if (idle_hook_ != nullptr) idle_hook_(/*block_ended=*/true);
 }
 
 void Scheduler::RunThreads() {
@@ -436,7 +437,7 @@ Thread& Scheduler::Pick(bool leave_warp) {
       warp_index_ = next;
       return PickLane(warps_[next]);
     }
-    if (idle_hook_ == nullptr || !idle_hook_()) {
+    if (idle_hook_ == nullptr || !idle_hook_(/*block_ended=*/false)) {
       Fail(current_ == nullptr ? Place() : current_->place, "deadlock: no thread can go on");
     }
   }
@@ -658,7 +659,7 @@ void WaitFor(const void* key, const char* what, Place place) {
 
 void WakeWaiters(const void* key) { TheScheduler().WakeAll(key); }
 
-void SetIdleHook(bool (*hook)()) { TheScheduler().set_idle_hook(hook); }
+void SetIdleHook(bool (*hook)(bool)) { TheScheduler().set_idle_hook(hook); }
 
 std::byte* StaticPiece(const void* key, size_t bytes, size_t align) {
   const Quiet quiet;

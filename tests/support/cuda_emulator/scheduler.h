@@ -95,8 +95,9 @@ uint32_t Random();
 void WaitFor(const void* key, const char* what, Place place);
 void WakeWaiters(const void* key);
 
-// Runs when no thread of the block can: lets something land and says whether it did.
-void SetIdleHook(bool (*hook)());
+// Runs when no thread of the block can: lets something land and says whether it did. And when all
+// have ended.
+void SetIdleHook(bool (*hook)(bool block_ended));
 
 // The block's shared memory, filled with NaN: pieces by key (static) or by offset (dynamic), each
 // made at the first call, with gaps between them that AddressSanitizer knows.
