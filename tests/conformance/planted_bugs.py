@@ -37,6 +37,7 @@ LINEAR = "*CudaLinearTest.AgreesWithTheReference/"
 SUMS = "*LinearSumsTest.*/*"
 OPS = "*/ConformanceTest."
 SAMPLING = "*CudaSampleTest.ARowAlone/"
+ROUTING = "*/MoeRoutingTest."
 TILED = "TiledKernel(Work work) {"
 STREAM = "StreamKernel(Work work) {"
 
@@ -55,7 +56,7 @@ BUGS = (
     Bug("no barrier between clearing a histogram and counting", "sample_select.cuh",
         "histogram[thread] = 0;", BARRIER, ";", SAMPLING + "all_equal", "order=reverse"),
     Bug("a barrier that one warp does not reach", "moe.cu",
-        "if (lane == 0) begins[expert + 1] = count;\n  }", BARRIER,
+        "ptx::AtomicAdd(&mine[expert_of(i)], 1);", BARRIER,
         "if (warp > 0) ptx::SyncThreads();", OPS + "Moe*_1"),
     # Asynchronous copies.
     Bug("no wait for the keys", "attention.cu", ATTEND,
@@ -90,7 +91,7 @@ BUGS = (
         "FACET_DEVICE float WarpSum(float value) {", "value += ptx::ShuffleXor(value, mask);",
         "if (threadIdx.x % 32 < 16 || mask < 16) value += ptx::ShuffleXor(value, mask);",
         LINEAR + "*few_rows"),
-    Bug("a vote that counts its own lane", "moe.cu", "const uint32_t votes = ptx::Ballot(mine);",
+    Bug("a vote that counts its own lane", "moe.cu", "LanesAlike(expert, num_experts);",
         "((1U << lane) - 1)", "((2U << lane) - 1)", OPS + "Moe*_1"),
     # Shared memory.
     Bug("sums that begin with what shared memory held", "attention.cu", ATTEND,
@@ -116,6 +117,9 @@ BUGS = (
     Bug("the tile of an expert begins one assignment late", "moe.cu", "plan.tiles[tile_begins",
         "begins[expert] + i * plan.tile_tokens", "begins[expert] + 1 + i * plan.tile_tokens",
         OPS + "Moe*_1"),
+    Bug("a warp lists its assignments at the same places again", "moe.cu",
+        "plan.list[begins[expert]", "mine[expert] += ptx::CountBits(alike);", ";",
+        ROUTING + "MoeUpAndDown*_1"),
     # Sums and state.
     Bug("earlier sums of a softmax are not shrunk", "attention.cuh", "void AddValues(",
         "o[d][n][e] *= factor[e % 2];", ";", SLIDING),
