@@ -70,6 +70,9 @@ struct MoeDownArgs {
   const PackedWeight& dense_down;  // [hidden, intermediate]
   TensorView out;                  // [num_rows, top_k, hidden]
   TensorView dense_out;            // [num_tokens, hidden]
+  // Whether the last MoeUp, in the same recording if there is one, had these topk_ids and experts
+  // and nobody has written the ids since: what a backend made of them then still holds.
+  bool after_up = false;
 };
 
 // The layer's end:

@@ -387,6 +387,7 @@ AttentionBatch CudaBackend::StageRows(std::span<const AttentionRow> rows,
 
 void CudaBackend::RunRecorded(std::span<const int64_t> key, const std::function<void()>& work) {
   SendStaged();
+  planned_ = {};  // A recording goes by no plan from outside.
   GraphCache::Key whole_key(key.begin(), key.end());
   whole_key.insert(whole_key.end(), staged_key_.begin(), staged_key_.end());
   whole_key.push_back(scratch_generation_);

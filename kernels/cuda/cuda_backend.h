@@ -267,9 +267,19 @@ class CudaBackend final : public Backend {
   // The logits of the step's host_draws.
   void CopyForHostDraws(const float* logits);
 
-  // Which assignments each expert has; made from a step's choices (moe.cu).
+  // Which assignments each expert has, found from a step's choices (moe.cu): now or, as_planned,
+  // by the last call, which had the same.
   struct Routing;
-  Routing PlanRouting(const ConstTensorView& topk_ids, int num_experts);
+  Routing PlanRouting(const ConstTensorView& topk_ids, int num_experts, bool as_planned);
+
+  // What the plan in scratch memory was made from.
+  struct PlannedChoices {
+    const void* ids = nullptr;
+    int64_t num_assignments = 0;
+    int num_experts = 0;
+
+    bool operator==(const PlannedChoices&) const = default;
+  };
 
   // A layer's experts as arrays of device pointers to packed weights.
   struct ExpertTable {
@@ -296,6 +306,7 @@ class CudaBackend final : public Backend {
   std::array<Buffer, static_cast<size_t>(Scratch::kNum)> scratch_;
   int64_t scratch_generation_ = 0;  // Counts changes of address.
   std::map<const ExpertWeights*, ExpertTable> expert_tables_;
+  PlannedChoices planned_;
   std::array<Buffer, 2> probe_memory_;
   HostReader read_host_;
   std::array<LoadPiece, 2> load_pieces_;

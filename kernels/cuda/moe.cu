@@ -1,8 +1,10 @@
 // Mixture of experts: NormRouterTopK, MoeUp, MoeDown, MoeCombine.
 //
-// Launches of a layer, and what each reads: route_norm (a CTA per token), router product, top_k (a
-// warp per token), then for up and for down: plan (one CTA), experts, dense path; combine (a CTA
-// per token).
+// Launches of a layer, nine at decode:
+//   NormRouterTopK   route_norm (a CTA per token), router product, top_k (a warp per token)
+//   MoeUp            plan (one CTA), experts, dense path
+//   MoeDown          experts, by MoeUp's plan, and dense path
+//   MoeCombine       a CTA per token
 //
 // The plan turns "token t chose experts" into "expert e has these assignments": list holds
 // assignment numbers t * top_k + j, grouped by expert and ascending in each; tiles cut every
@@ -461,12 +463,14 @@ void CudaBackend::DoNormRouterTopK(const NormRouterTopKArgs& args) {
         "NormRouterTopK choice");
 }
 
-// The plan of these choices, in scratch memory.
+// The plan of some choices, in scratch memory.
 struct CudaBackend::Routing {
   Plan plan;
 };
 
-CudaBackend::Routing CudaBackend::PlanRouting(const ConstTensorView& topk_ids, int num_experts) {
+CudaBackend::Routing CudaBackend::PlanRouting(const ConstTensorView& topk_ids,
+                                              int num_experts,
+                                              bool as_planned) {
   FACET_CHECK_LE(num_experts, kExpertsMax);
   const int64_t num_assignments = topk_ids.num_elements();
   const int tile_tokens = TileTokens(num_assignments, num_experts);
@@ -482,6 +486,12 @@ CudaBackend::Routing CudaBackend::PlanRouting(const ConstTensorView& topk_ids, i
                   .num_assignments = static_cast<int>(num_assignments),
                   .num_tiles_max = static_cast<int>(num_tiles_max),
                   .tile_tokens = tile_tokens};
+  const PlannedChoices choices{topk_ids.raw(), num_assignments, num_experts};
+  if (as_planned) {
+    FACET_CHECK(choices == planned_) << "MoeDown after_up: MoeUp had other ids or experts";
+    return {plan};
+  }
+  planned_ = choices;
   const int num_threads = PlanThreads(num_assignments, num_experts);
   Check(ptx::Launch({.grid = dim3(1),
                      .block = dim3(static_cast<unsigned>(num_threads)),
@@ -497,7 +507,8 @@ void CudaBackend::DoMoeUp(const MoeUpArgs& args) {
   const int64_t cols = args.dense_in.dim(1);
   if (args.expert_in.dim(0) > 0) {
     const int64_t width = args.act.dim(2);
-    const Routing routing = PlanRouting(args.topk_ids, static_cast<int>(args.experts.size()));
+    const Routing routing = PlanRouting(args.topk_ids, static_cast<int>(args.experts.size()),
+                                        /*as_planned=*/false);
     const ExpertWork<StoreGatedGelu> work{
         .weights = ExpertPointers(args.experts).up,
         .num_rows = static_cast<int>(width),
@@ -524,7 +535,8 @@ void CudaBackend::DoMoeDown(const MoeDownArgs& args) {
   if (args.act.dim(0) > 0) {
     const int64_t cols = args.act.dim(2);
     FACET_CHECK_EQ(cols % 8, 0) << "MoeDown: the width of an expert must be a multiple of 8";
-    const Routing routing = PlanRouting(args.topk_ids, static_cast<int>(args.experts.size()));
+    const Routing routing =
+        PlanRouting(args.topk_ids, static_cast<int>(args.experts.size()), args.after_up);
     const ExpertWork<StoreRounded> work{.weights = ExpertPointers(args.experts).down,
                                         .num_rows = static_cast<int>(hidden),
                                         .cols = static_cast<int>(cols),

@@ -1,5 +1,7 @@
-// MoeUp and MoeDown under choices of experts that random ones seldom are.
+// MoeUp and MoeDown under choices of experts that random ones seldom are, and under those of
+// several layers and steps in the same memory.
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <functional>
 #include <numeric>
@@ -49,14 +51,15 @@ class MoeRoutingTest : public ConformanceTest {
                  .dense_act = TensorView(nullptr, dtype_, {0, layer.width})});
   }
 
-  void Down(Side& side, const Layer& layer, const Views& views) {
+  void Down(Side& side, const Layer& layer, const Views& views, bool after_up) {
     side->MoeDown({.act = views.act,
                    .dense_act = TensorView(nullptr, dtype_, {0, layer.width}),
                    .topk_ids = views.topk_ids,
                    .experts = ExpertsOn(side, layer),
                    .dense_down = On(side, layer.down),
                    .out = views.out,
-                   .dense_out = TensorView(nullptr, dtype_, {0, layer.hidden})});
+                   .dense_out = TensorView(nullptr, dtype_, {0, layer.hidden}),
+                   .after_up = after_up});
   }
 
   // What both ops write; where there is no expert, ones stay.
@@ -75,7 +78,7 @@ class MoeRoutingTest : public ConformanceTest {
     const Views views{side.View(in), side.View(ids), side.View(outputs.act),
                       side.View(outputs.out)};
     Up(side, layer, views);
-    Down(side, layer, views);
+    Down(side, layer, views, /*after_up=*/true);
     side.Fetch();
     return outputs;
   }
@@ -163,10 +166,104 @@ TEST_P(MoeRoutingTest, MoeDownByItself) {
       Down(*side, layer,
            {.topk_ids = side->View(ids),
             .act = side->View(act_here),
-            .out = side->View(side == &peer_ ? got : want)});
+            .out = side->View(side == &peer_ ? got : want)},
+           /*after_up=*/false);
       side->Fetch();
     }
     ExpectClose(got, want, "out");
+  }
+}
+
+// The layers of a step have their choices at one address, one after the other, as a model has them.
+// Where the peer records, the last two steps are played (graph_cache.h).
+TEST_P(MoeRoutingTest, EachLayerOfEachStepGoesByItsOwnChoices) {
+  constexpr int64_t kLayers = 2;
+  constexpr int64_t kTopK = 3;
+  constexpr int64_t kNumExperts = 16;
+  const int64_t rows = Between(1, 20);
+  const int64_t hidden = Width(16, 40);
+  const int64_t width = Width(2, 30);
+  const MoeRowLayout layout(dtype_, hidden, kTopK);
+  const int64_t words = layout.Blocks(rows).block_bytes() / SizeOf(DType::kI32);
+  const std::array<Layer, kLayers> layers = {RandomLayer(kNumExperts, hidden, width),
+                                             RandomLayer(kNumExperts, hidden, width)};
+
+  // A block of rows with their choices, from which MoeUnpack writes both.
+  const auto random_block = [&] {
+    Tensor block(DType::kI32, {1, words});
+    Tensor places(DType::kI32, {rows, 1});
+    std::vector<int64_t> expert_tokens(kNumExperts);
+    const Tensor in = Random({rows, hidden});
+    const Tensor ids = RandomChoices(rows, kTopK, kNumExperts);
+    const Tensor weights(DType::kF32, {rows, kTopK});
+    reference_->MoePack({.expert_in = in.view(),
+                         .topk_ids = ids.view(),
+                         .topk_weights = weights.view(),
+                         .num_experts = kNumExperts,
+                         .capacity = rows,
+                         .blocks = block.view(),
+                         .places = places.view(),
+                         .expert_tokens = expert_tokens.data()});
+    return block.ints();
+  };
+
+  // Memory that stays from step to step.
+  struct Memory {
+    Buffer in, ids, weights, act;
+    std::array<Buffer, kLayers> out;
+  };
+
+  const int64_t element = SizeOf(dtype_);
+  const auto allocate = [&](Side& side) {
+    Memory memory{.in = side->Allocate(rows * hidden * element),
+                  .ids = side->Allocate(rows * kTopK * SizeOf(DType::kI32)),
+                  .weights = side->Allocate(rows * kTopK * SizeOf(DType::kF32)),
+                  .act = side->Allocate(rows * kTopK * width * element)};
+    for (Buffer& out : memory.out) out = side->Allocate(rows * kTopK * hidden * element);
+    return memory;
+  };
+  using Blocks = std::array<std::vector<int32_t>, kLayers>;
+  const auto run_step = [&](Side& side, const Memory& memory, const Blocks& blocks) {
+    side->BeginStep();
+    std::array<ConstTensorView, kLayers> staged;
+    for (int l = 0; l < kLayers; ++l) {
+      staged[l] = ConstTensorView(side->StageInts(blocks[l]).raw(), DType::kI32, {1, words});
+    }
+    side->SendStaged();
+    side->RunRecorded({}, [&] {
+      for (int l = 0; l < kLayers; ++l) {
+        const TensorView in(memory.in.data(), dtype_, {rows, hidden});
+        const TensorView ids(memory.ids.data(), DType::kI32, {rows, kTopK});
+        side->MoeUnpack(
+            {.blocks = staged[l],
+             .capacity = rows,
+             .num_experts_here = kNumExperts,
+             .rows = in,
+             .topk_ids = ids,
+             .topk_weights = TensorView(memory.weights.data(), DType::kF32, {rows, kTopK})});
+        const Views views{.in = in,
+                          .topk_ids = ids,
+                          .act = TensorView(memory.act.data(), dtype_, {rows, kTopK, width}),
+                          .out = TensorView(memory.out[l].data(), dtype_, {rows, kTopK, hidden})};
+        Up(side, layers[l], views);
+        Down(side, layers[l], views, /*after_up=*/true);
+      }
+    });
+    side->EndStep()->Wait();
+    std::vector<Tensor> out(kLayers, Tensor(dtype_, {rows, kTopK, hidden}));
+    for (int l = 0; l < kLayers; ++l) {
+      side->CopyToHost(out[l].view().raw(), memory.out[l].data(), out[l].num_bytes());
+    }
+    return out;
+  };
+
+  const Memory memory_reference = allocate(reference_);
+  const Memory memory_peer = allocate(peer_);
+  for (int step = 0; step < 5; ++step) {
+    const Blocks blocks = {random_block(), random_block()};
+    const std::vector<Tensor> want = run_step(reference_, memory_reference, blocks);
+    const std::vector<Tensor> got = run_step(peer_, memory_peer, blocks);
+    for (int l = 0; l < kLayers; ++l) ExpectClose(got[l], want[l], "out");
   }
 }
 

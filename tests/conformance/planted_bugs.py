@@ -131,6 +131,9 @@ BUGS = (
     Bug("parts of a row that write over each other's keys", "sample.cu",
         "if (thread < num_kept) ", "thread * row.num_parts + part",
         "thread * row.num_parts", SAMPLING + "all_equal"),
+    Bug("a layer that goes by the choices of the one before", "moe.cu",
+        "const PlannedChoices choices{", "as_planned", "choices == planned_",
+        ROUTING + "EachLayer*_1"),
 )
 
 

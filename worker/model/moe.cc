@@ -81,7 +81,8 @@ void UpAndDown(kernels::Backend& backend,
                    .experts = weights.experts,
                    .dense_down = weights.down,
                    .out = experts.out,
-                   .dense_out = dense.out});
+                   .dense_out = dense.out,
+                   .after_up = true});
 }
 
 }  // namespace

@@ -98,7 +98,8 @@ void EnqueueLayer(kernels::Backend& backend,
                    .experts = weights.experts,
                    .dense_down = weights.dense_down,
                    .out = a.out,
-                   .dense_out = a.dense_out});
+                   .dense_out = a.dense_out,
+                   .after_up = true});
   backend.MoeCombine({.hidden = a.hidden,
                       .out = a.out,
                       .dense_out = a.dense_out,
