@@ -28,6 +28,8 @@ struct ExpertWeights {
 //   z = round(round(round(RmsNorm(hidden)) * router_scale) * hidden_size^-0.5)
 //   p = softmax(round(router z)) in float32 over all experts; the top_k largest (lower id on ties)
 //   weight = p / sum of the chosen p * per_expert_scale, float32
+// The router's logits are rounded to the model's dtype because the reference model does so: kept in
+// float32, as kernels.md 3.1 would have it, they would now and then choose other experts than it.
 // Source: transformers 5.23.0, Gemma4TextRouter; gemma4_checked.md C6.
 struct NormRouterTopKArgs {
   TensorView hidden;                    // [num_tokens, hidden], f32 or bf16; updated

@@ -5,6 +5,7 @@
 //   MoeUp            plan (one CTA), experts, dense path
 //   MoeDown          experts, by MoeUp's plan, and dense path
 //   MoeCombine       a CTA per token
+// Why not fewer: ARCHITECTURE.md, 37.
 //
 // The plan turns "token t chose experts" into "expert e has these assignments": list holds
 // assignment numbers t * top_k + j, grouped by expert and ascending in each; tiles cut every
