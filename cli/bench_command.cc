@@ -1,5 +1,6 @@
 #include "cli/bench_command.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -33,6 +34,10 @@ void PrintTable(const EngineBenchOptions& options, const EngineBenchReport& repo
                 static_cast<double>(run.weight_bytes_per_step) / 1e9, run.decode_gbps,
                 (run.read_gbps_before + run.read_gbps_after) / 2, run.decode_read_share * 100,
                 run.prefill_gflops);
+  }
+  const auto lacks_decode = [](const EngineBenchRun& run) { return run.tpot_ms == 0; };
+  if (std::any_of(report.runs.begin(), report.runs.end(), lacks_decode)) {
+    std::printf("decode 0: no step decoded all requests, as some ended before others had begun\n");
   }
 }
 

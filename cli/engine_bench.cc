@@ -1,13 +1,13 @@
 #include "cli/engine_bench.h"
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <utility>
 
 #include "base/clock.h"
 #include "base/math.h"
 #include "base/progress_bar.h"
+#include "cli/batch_timeline.h"
 #include "kernels/open_backend.h"
 #include "worker/engine/engine.h"
 #include "worker/executor/model_executor.h"
@@ -22,18 +22,13 @@ constexpr uint64_t kSession = 1;
 
 double Seconds(int64_t ns) { return static_cast<double>(ns) / 1e9; }
 
-// Takes the engine's frames and remembers when tokens came.
+// Takes the engine's frames.
 class BenchSink final : public worker::EngineSink {
  public:
+  explicit BenchSink(BatchTimeline& timeline) : timeline_(timeline) {}
+
   void OnStepFrame(worker::StepFrame frame) override {
-    const int64_t now_ns = Clock::Real().NowNs();
-    for (const worker::TokenDelta& delta : frame.deltas) {
-      if (delta.token_ids.empty()) continue;
-      if (first_ns == 0) first_ns = now_ns;
-      last_ns = now_ns;
-      ++num_tokens;
-      if (num_tokens == all_started_at) all_started_ns = now_ns;
-    }
+    timeline_.Add(frame, Clock::Real().NowNs());
   }
 
   void OnRefusal(worker::Refusal refusal) override { refused = refusal.status; }
@@ -42,12 +37,10 @@ class BenchSink final : public worker::EngineSink {
 
   void OnLost(const Status& cause) override { refused = cause; }
 
-  int64_t all_started_at = 0;  // Tokens after which every sequence has its first.
-  int64_t first_ns = 0;
-  int64_t all_started_ns = 0;
-  int64_t last_ns = 0;
-  int64_t num_tokens = 0;
   Status refused;
+
+ private:
+  BatchTimeline& timeline_;
 };
 
 Status CheckOptions(const EngineBenchOptions& options) {
@@ -77,8 +70,9 @@ Status CheckOptions(const EngineBenchOptions& options) {
 StatusOr<EngineBenchRun> RunOnce(const EngineBenchOptions& options,
                                  int batch,
                                  worker::ModelExecutor& executor) {
-  BenchSink sink;
-  sink.all_started_at = batch;
+  const worker::ModelWork& work = executor.info().work;
+  BatchTimeline timeline(batch, options.prompt, work);
+  BenchSink sink(timeline);
   worker::Engine engine({.scheduler = {.running_max = batch,
                                        .waiting_max = 0,
                                        .step_tokens_max = executor.info().step_tokens_max,
@@ -100,32 +94,26 @@ StatusOr<EngineBenchRun> RunOnce(const EngineBenchOptions& options,
   while (engine.Step()) {
   }
   FACET_RETURN_IF_ERROR(sink.refused);
-  const double decode_seconds = Seconds(sink.last_ns - sink.all_started_ns);
-  const auto decode_tokens = static_cast<double>(sink.num_tokens - batch);
-  const double steps = decode_tokens / batch;
-  const double prefill_seconds = Seconds(sink.all_started_ns - start_ns);
-  const double kv_bytes = static_cast<double>(worker::KvBytesOf(
-      worker::Gemma4::KvShapes(executor.config(),
-                               options.dtype == "bf16" ? DType::kBf16 : DType::kF32),
-      executor.config().window, options.prompt + options.output / 2));
-  const worker::ModelWork& work = executor.info().work;
-  const double weight_bytes = work.WeightBytes(batch);
-  const double step_bytes = weight_bytes + batch * kv_bytes;
+  const double prefill_seconds = Seconds(timeline.all_started_ns() - start_ns);
   const double prefill_flops =
       work.OfRow({.num_tokens = options.prompt,
                   .context = worker::StepRow::MeanContext(0, options.prompt),
                   .has_logits = true})
           .flops;
-  return EngineBenchRun{.batch = batch,
-                        .weight_bytes_per_step = static_cast<int64_t>(weight_bytes),
-                        .prefill_tokens_per_second = batch * options.prompt / prefill_seconds,
-                        .decode_tokens_per_second = decode_tokens / decode_seconds,
-                        .output_tokens_per_second =
-                            static_cast<double>(sink.num_tokens) / Seconds(sink.last_ns - start_ns),
-                        .ttft_ms = Seconds(sink.first_ns - start_ns) * 1e3,
-                        .tpot_ms = decode_seconds / steps * 1e3,
-                        .decode_gbps = step_bytes * steps / decode_seconds / 1e9,
-                        .prefill_gflops = prefill_flops * batch / prefill_seconds / 1e9};
+  EngineBenchRun run{.batch = batch,
+                     .weight_bytes_per_step = static_cast<int64_t>(work.WeightBytes(batch)),
+                     .prefill_tokens_per_second = batch * options.prompt / prefill_seconds,
+                     .prefill_gflops = prefill_flops * batch / prefill_seconds / 1e9,
+                     .output_tokens_per_second = static_cast<double>(timeline.num_tokens()) /
+                                                 Seconds(timeline.last_ns() - start_ns),
+                     .ttft_ms = Seconds(timeline.first_ns() - start_ns) * 1e3};
+  const BatchTimeline::Decode& decode = timeline.decode();
+  if (decode.num_steps == 0) return run;
+  const double decode_seconds = Seconds(decode.ns);
+  run.decode_tokens_per_second = static_cast<double>(decode.num_tokens) / decode_seconds;
+  run.tpot_ms = decode_seconds / static_cast<double>(decode.num_steps) * 1e3;
+  run.decode_gbps = decode.bytes / decode_seconds / 1e9;
+  return run;
 }
 
 }  // namespace

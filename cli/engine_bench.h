@@ -30,14 +30,15 @@ struct EngineBenchRun {
   int64_t weight_bytes_per_step = 0;  // Of a decode step.
   double read_gbps_before = 0;        // Ceiling of the device's memory, GB/s.
   double read_gbps_after = 0;
-  double prefill_tokens_per_second = 0;
+  double prefill_tokens_per_second = 0;  // Prompts, until every sequence has its first token.
+  double prefill_gflops = 0;
+  // Decode is what batch_timeline.h says; these are 0 if there was none.
   double decode_tokens_per_second = 0;  // All sequences together.
+  double tpot_ms = 0;
+  double decode_gbps = 0;        // Bytes of weights and KV that decode steps read, over their time.
+  double decode_read_share = 0;  // decode_gbps over the mean of the two probes.
   double output_tokens_per_second = 0;  // Over the whole run, prefill among it, as servers report.
   double ttft_ms = 0;                   // Of the first sequence.
-  double tpot_ms = 0;
-  double decode_gbps = 0;  // Bytes of weights and KV that decode steps touch, over their time.
-  double decode_read_share = 0;  // decode_gbps over the mean of the two probes.
-  double prefill_gflops = 0;
 };
 
 struct EngineBenchReport {
