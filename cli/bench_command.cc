@@ -125,7 +125,7 @@ void AddBenchCommand(CLI::App& app) {
   engine->add_option("--model", options->model, "Directory, or synth:e2b|e4b|26b|31b[:LAYERS]")
       ->required();
   engine->add_option("--dtype", options->dtype, "bf16 or f32");
-  engine->add_option("--device", options->device, "cpu or cuda:N")->default_str("cpu");
+  engine->add_option("--device", options->device, "cpu, cuda or cuda:N")->default_str("cpu");
   engine->add_option("--cpu-tier", options->cpu_tier, "scalar, avx2 or avx512");
   engine->add_option("--kernels", options->kernels, "exact, or fast: cuBLASLt, no equal bits")
       ->default_str("exact");

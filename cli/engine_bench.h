@@ -13,7 +13,7 @@ namespace facet {
 struct EngineBenchOptions {
   std::string model;  // A directory, or synth:SHAPE[:LAYERS].
   std::string dtype = "bf16";
-  std::string device;              // "cpu" or "cuda:N".
+  std::string device;              // "cpu", "cuda" or "cuda:N".
   std::string cpu_tier;            // Empty: the best there is.
   std::string kernels;             // "exact" (or empty) or "fast".
   int threads = 0;                 // 0: all cores.

@@ -94,7 +94,7 @@ void AddLogits(CLI::App& model) {
   command->add_option("--chunk", options->chunk_tokens, "Prompt tokens in one step")
       ->capture_default_str();
   command->add_option("--threads", options->threads, "0: all cores")->capture_default_str();
-  command->add_option("--device", options->device, "cpu or cuda:N")->default_str("cpu");
+  command->add_option("--device", options->device, "cpu, cuda or cuda:N")->default_str("cpu");
   command->add_option("--cpu-tier", options->cpu_tier,
                       "scalar, avx2 or avx512 (default: the best of this machine)");
   command->add_option("--out", options->out_file, "File that gets [ids, vocab]")->required();

@@ -15,7 +15,7 @@ struct LogitsOptions {
   std::string dtype = "bf16";  // Or "f32".
   int32_t chunk_tokens = 128;  // Prompt tokens in one step; changes speed and memory, not the bits.
   int32_t threads = 0;         // 0: all cores.
-  std::string device;          // "cpu" or "cuda:N".
+  std::string device;          // "cpu", "cuda" or "cuda:N".
   std::string cpu_tier;        // Empty: the best of this machine.
   std::string out_file;
 };

@@ -39,13 +39,14 @@ OpenedBackend OpenBackend(const BackendChoice& choice) {
   }
   const std::string_view device = choice.device;
   if (device.empty() || device == "cpu") return OpenCpuBackend(choice);
-  int number = -1;
+  int number = device == "cuda" ? 0 : -1;
   if (device.starts_with(kCuda)) {
     const char* end = device.data() + device.size();
     const auto parsed = std::from_chars(device.data() + kCuda.size(), end, number);
     if (parsed.ec != std::errc() || parsed.ptr != end) number = -1;
   }
-  if (number < 0) return {.error = "device is " + choice.device + "; it must be cpu or cuda:N"};
+  if (number < 0)
+    return {.error = "device is " + choice.device + "; it must be cpu, cuda or cuda:N"};
   return OpenCudaBackend(choice, number);
 }
 

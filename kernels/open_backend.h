@@ -10,7 +10,7 @@
 namespace facet::kernels {
 
 struct BackendChoice {
-  std::string device;           // "cpu" (or empty), "cuda:N"
+  std::string device;           // "cpu" (or empty), "cuda:N", or "cuda" for "cuda:0"
   std::string cpu_tier;         // "scalar", "avx2", "avx512"; empty: the best of this machine
   int threads = 0;              // Of the CPU; 0: one for each core
   bool tables_on_host = false;  // CUDA: the per-layer embedding table stays in pinned host memory

@@ -82,7 +82,12 @@ Status CheckDevice(std::string_view field, const std::string& value) {
       value.find_first_not_of("0123456789", kCuda.size()) == std::string::npos) {
     return absl::OkStatus();
   }
-  return InvalidArgument(field, " is \"", value, "\"; it must be cpu or cuda:N");
+  return InvalidArgument(field, " is \"", value, "\"; it must be cpu, cuda or cuda:N");
+}
+
+// A device by the one name that later readers know.
+std::string DeviceOrDefault(const std::string& value, const std::string& fallback) {
+  return value.empty() ? fallback : value == "cuda" ? "cuda:0" : value;
 }
 
 // What carries the blocks of ranks on such a device.
@@ -113,7 +118,7 @@ void FillDefaults(v1::ClusterConfig& config) {
     slo.set_tpot_ms_max(OrDefault<int64_t>(slo.tpot_ms_max(), 100));
   }
   for (v1::PoolConfig& pool : *config.mutable_pools()) {
-    pool.set_device(OrDefault<std::string>(pool.device(), "cpu"));
+    pool.set_device(DeviceOrDefault(pool.device(), "cpu"));
     pool.set_dtype(OrDefault<std::string>(pool.dtype(), "bf16"));
     pool.set_kv_bytes(OrDefault<int64_t>(pool.kv_bytes(), 256 << 20));
     pool.set_running_max(OrDefault(pool.running_max(), 64));
@@ -122,7 +127,7 @@ void FillDefaults(v1::ClusterConfig& config) {
     pool.set_drain_ms_max(OrDefault<int64_t>(pool.drain_ms_max(), 30'000));
     for (v1::WorkerEndpoint& worker : *pool.mutable_workers()) {
       worker.set_metrics_address(OrDefault<std::string>(worker.metrics_address(), "off"));
-      worker.set_device(OrDefault(worker.device(), pool.device()));
+      worker.set_device(DeviceOrDefault(worker.device(), pool.device()));
       const std::string& address = worker.grpc_address();
       worker.set_data_host(
           OrDefault<std::string>(worker.data_host(), address.substr(0, address.rfind(':'))));

@@ -251,8 +251,8 @@ class WorkerProcess {
     return place_.is_rank() ? absl::OkStatus() : RunCanary(*executor_, executor_->config().bos_id);
   }
 
-  // By what requests share steps: the config's, or what was timed. Ranks cannot be timed before they
-  // form a group.
+  // By what requests share steps: the config's, or what was timed. Ranks cannot be timed before
+  // they form a group.
   StatusOr<StepModel> ChooseStepModel(int32_t context_tokens_max) {
     if (pool().has_step_model()) return StepModelOf(pool().step_model());
     if (place_.is_rank()) return StepModel();
@@ -348,7 +348,8 @@ class WorkerProcess {
                       {{"group", pool().name()}, {"rank", share_.rank}, {"epoch", epoch}});
                   // The engine's word of the last loss must not come after.
                   engine_->Resume([this, epoch] {
-                    if (!WarmUpWithRanks().ok()) return;  // The group has ended; on_not_formed says.
+                    if (!WarmUpWithRanks().ok())
+                      return;  // The group has ended; on_not_formed says.
                     executor_->ServeOthers();
                     Serve(epoch);
                   });
@@ -488,7 +489,8 @@ int Main(int argc, char** argv) {
   app.add_option("--config", flags.config, "Cluster config (YAML)")->required();
   app.add_option("--pool", flags.place.pool, "Pool of the config that this worker belongs to");
   app.add_option("--index", flags.place.index, "Place of this worker in its pool");
-  app.add_option("--device", flags.place.device, "Overrides the pool's device");
+  app.add_option("--device", flags.place.device,
+                 "Overrides the pool's device: cpu, cuda or cuda:N");
   app.add_option("--grpc-address", flags.place.grpc_address,
                  "Overrides the config; port 0 picks one");
   app.add_option("--metrics-address", flags.place.metrics_address,

@@ -57,7 +57,7 @@ StatusOr<WorkerPlace> FindPlace(const facet::v1::ClusterConfig& config, const Pl
   if (!flags.metrics_address.empty()) place.metrics_address = flags.metrics_address;
   if (!flags.device.empty()) {
     const std::string& comm = place.pool.expert_group().comm();
-    if (place.is_rank() && (comm == "nccl") != flags.device.starts_with("cuda:")) {
+    if (place.is_rank() && (comm == "nccl") != flags.device.starts_with("cuda")) {
       return InvalidArgument("--device is ", flags.device, "; expert_group.comm of pool ",
                              place.pool.name(), " is ", comm, ", for device ", place.pool.device());
     }

@@ -31,5 +31,14 @@ TEST(OpenBackendTest, FastNeedsCublasLt) {
   EXPECT_EQ(with.backend->kernel_table(), "fast-1");
 }
 
+TEST(OpenBackendTest, ADeviceWithoutANumberIsTheFirst) {
+  const OpenedBackend first = OpenBackend({.device = "cuda"});
+  ASSERT_NE(first.backend, nullptr) << first.error;
+  for (const char* device : {"cuda:", "cuda0", "cuda:0x", "tpu"}) {
+    EXPECT_EQ(OpenBackend({.device = device}).error,
+              std::string("device is ") + device + "; it must be cpu, cuda or cuda:N");
+  }
+}
+
 }  // namespace
 }  // namespace facet::kernels

@@ -95,14 +95,14 @@ const BadCase kBadCases[] = {
      .message = "pools[0].workers is empty"},
     {.name = "bad_device",
      .yaml = kModel + "pools: [{name: p, model: m, device: tpu}]",
-     .message = "pools[0].device is \"tpu\"; it must be cpu or cuda:N"},
+     .message = "pools[0].device is \"tpu\"; it must be cpu, cuda or cuda:N"},
     {.name = "workers_of_two_kinds",
      .yaml = kModel + "pools: [{name: p, model: m, device: 'cuda:0', "
                       "workers: [{grpc_address: 'h:1'}, {grpc_address: 'h:2', device: cpu}]}]",
      .message = "pools[0].workers[1].device is cpu in a pool whose device is cuda:0"},
     {.name = "bad_device_of_a_worker",
      .yaml = kModel + "pools: [{name: p, model: m, workers: [{grpc_address: 'h:1', device: gpu}]}]",
-     .message = "pools[0].workers[0].device is \"gpu\"; it must be cpu or cuda:N"},
+     .message = "pools[0].workers[0].device is \"gpu\"; it must be cpu, cuda or cuda:N"},
     {.name = "worker_address_twice",
      .yaml = kModel + "pools: [{name: p, model: m, workers: [{grpc_address: 'h:1'}, "
                       "{grpc_address: 'h:1'}]}]",
@@ -189,6 +189,21 @@ TEST(ConfigFileTest, AWorkerHasItsOwnDeviceOrThePools) {
   ASSERT_TRUE(config.ok()) << MessageOf(config.status());
   EXPECT_EQ(config->pools(0).workers(0).device(), "cuda:0");
   EXPECT_EQ(config->pools(0).workers(1).device(), "cuda:1");
+}
+
+TEST(ConfigFileTest, ADeviceWithoutANumberIsTheFirst) {
+  const auto config = ParseClusterConfig(kModel +
+                                             "pools: [{name: p, model: m, device: 'cuda:1', "
+                                             "workers: [{grpc_address: 'localhost:1'}, "
+                                             "{grpc_address: 'localhost:2', device: cuda}]}, "
+                                             "{name: q, model: m, device: cuda, "
+                                             "workers: [{grpc_address: 'localhost:3'}]}]",
+                                         "c.yaml", "/etc/facet");
+  ASSERT_TRUE(config.ok()) << MessageOf(config.status());
+  EXPECT_EQ(config->pools(0).workers(0).device(), "cuda:1");
+  EXPECT_EQ(config->pools(0).workers(1).device(), "cuda:0");
+  EXPECT_EQ(config->pools(1).device(), "cuda:0");
+  EXPECT_EQ(config->pools(1).workers(0).device(), "cuda:0");
 }
 
 TEST(ConfigFileTest, WhereWorkersMayServe) {
