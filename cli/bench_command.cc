@@ -129,6 +129,8 @@ void AddBenchCommand(CLI::App& app) {
   engine->add_option("--cpu-tier", options->cpu_tier, "scalar, avx2 or avx512");
   engine->add_option("--kernels", options->kernels, "exact, or fast: cuBLASLt, no equal bits")
       ->default_str("exact");
+  engine->add_flag("--ple-on-host", options->ple_on_host,
+                   "CUDA: per-layer embeddings in pinned host memory");
   engine->add_option("--threads", options->threads, "Default: all cores");
   engine->add_option("--batch", options->batches, "Requests at once; several: 1,100")
       ->delimiter(',');

@@ -123,6 +123,7 @@ StatusOr<EngineBenchReport> RunEngineBench(const EngineBenchOptions& options) {
   const kernels::BackendChoice choice{.device = options.device,
                                       .cpu_tier = options.cpu_tier,
                                       .threads = options.threads,
+                                      .ple_on_host = options.ple_on_host,
                                       .kernels = options.kernels};
   kernels::OpenedBackend opened = kernels::OpenBackend(choice);
   if (opened.backend == nullptr) return InvalidArgument(opened.error);

@@ -16,6 +16,7 @@ struct EngineBenchOptions {
   std::string device;              // "cpu", "cuda" or "cuda:N".
   std::string cpu_tier;            // Empty: the best there is.
   std::string kernels;             // "exact" (or empty) or "fast".
+  bool ple_on_host = false;        // As a pool's.
   int threads = 0;                 // 0: all cores.
   std::vector<int> batches = {1};  // Requests at once; each in turn on the model loaded once.
   int prompt = 128;

@@ -13,6 +13,7 @@ namespace {
 
 OpenedBackend OpenCpuBackend(const BackendChoice& choice) {
   if (choice.kernels == "fast") return {.error = "kernels is fast; the cpu has exact only"};
+  if (choice.ple_on_host) return {.error = "ple_on_host is true; only CUDA has memory of its own"};
   CpuTier tier = BestCpuTier();
   if (!choice.cpu_tier.empty()) {
     const std::optional<CpuTier> wanted = ParseCpuTier(choice.cpu_tier);

@@ -10,12 +10,12 @@
 namespace facet::kernels {
 
 struct BackendChoice {
-  std::string device;           // "cpu" (or empty), "cuda:N", or "cuda" for "cuda:0"
-  std::string cpu_tier;         // "scalar", "avx2", "avx512"; empty: the best of this machine
-  int threads = 0;              // Of the CPU; 0: one for each core
-  bool tables_on_host = false;  // CUDA: the per-layer embedding table stays in pinned host memory
-  std::string kernels;    // "exact" (or empty); CUDA also "fast", which promises no equal bits
-  std::string cublas_lt;  // The library of "fast", a path; empty: what the loader finds
+  std::string device;        // "cpu" (or empty), "cuda:N", or "cuda" for "cuda:0"
+  std::string cpu_tier;      // "scalar", "avx2", "avx512"; empty: the best of this machine
+  int threads = 0;           // Of the CPU; 0: one for each core
+  bool ple_on_host = false;  // CUDA: the per-layer embedding table stays in pinned host memory
+  std::string kernels;       // "exact" (or empty); CUDA also "fast", which promises no equal bits
+  std::string cublas_lt;     // The library of "fast", a path; empty: what the loader finds
 };
 
 // Either a backend or what is wrong with the choice: "device is cuda:1; this machine has 1".

@@ -47,6 +47,7 @@ StatusOr<std::unique_ptr<kernels::Backend>> MakeBackend(const facet::v1::PoolCon
   kernels::OpenedBackend opened = kernels::OpenBackend({.device = pool.device(),
                                                         .cpu_tier = pool.cpu_tier(),
                                                         .threads = pool.threads(),
+                                                        .ple_on_host = pool.ple_on_host(),
                                                         .kernels = pool.kernels()});
   if (opened.backend == nullptr) return InvalidArgument(opened.error);
   return std::move(opened.backend);

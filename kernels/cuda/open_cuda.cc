@@ -7,7 +7,7 @@ OpenedBackend OpenCudaBackend(const BackendChoice& choice, int device) {
   CudaDeviceInfo info;
   const std::string problem = CudaBackend::Probe(device, info);
   if (!problem.empty()) return {.error = problem};
-  CudaOptions options{.device = device, .tables_on_host = choice.tables_on_host};
+  CudaOptions options{.device = device, .tables_on_host = choice.ple_on_host};
   if (choice.kernels == "fast") {
     std::string why;
     options.cublas_lt = CublasLt::Open(choice.cublas_lt, why);

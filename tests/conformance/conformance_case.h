@@ -94,6 +94,12 @@ class Side {
     return reads_host_memory_ ? tensor.view() : tensor.ViewOf<ConstTensorView>(Copy(tensor));
   }
 
+  // A table in the place where the backend keeps such.
+  ConstTensorView Table(const Tensor& tensor) {
+    tables_.push_back(backend_->KeepTable(tensor.view()));
+    return tables_.back().view;
+  }
+
   // What it writes; Fetch brings it back.
   TensorView View(Tensor& tensor) {
     if (reads_host_memory_) return tensor.view();
@@ -122,6 +128,7 @@ class Side {
     testing::Test::RecordProperty("digest", std::to_string(digest_));
     outputs_.clear();
     copies_.clear();
+    tables_.clear();
   }
 
  private:
@@ -143,6 +150,7 @@ class Side {
   const bool reads_host_memory_;
   uint64_t digest_ = 14695981039346656037U;
   std::deque<Buffer> copies_;
+  std::deque<HostTable> tables_;
   std::vector<std::pair<Tensor*, void*>> outputs_;
 };
 

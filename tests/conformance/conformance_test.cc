@@ -67,7 +67,7 @@ TEST_P(ConformanceTest, PleInputs) {
   Tensor got(dtype_, {tokens, width});
   const auto args = [&](Side& side, const PackedWeight& weight, Tensor& out) {
     return PleInputsArgs{
-        side.View(ids), side.View(table), side.View(embedded), weight, side.View(norm), 4.0F, 0.1F,
+        side.View(ids), side.Table(table), side.View(embedded), weight, side.View(norm), 4.0F, 0.1F,
         1e-5F,          side.View(out)};
   };
   reference_->PleInputs(args(reference_, projection.reference, want));

@@ -5,7 +5,6 @@
 
 namespace facet::kernels {
 
-// Tables are kept on the device: a test's host memory is not pinned.
 std::vector<Peer> Peers() {
   CudaDeviceInfo info;
   const std::string problem = CudaBackend::Probe(0, info);
@@ -16,8 +15,14 @@ std::vector<Peer> Peers() {
                    .dtypes = {DType::kBf16},
                    .reads_host_memory = false,
                    .width_unit = 8};
+  Peer host_tables = exact;
+  host_tables.name = "cuda_ple_on_host";
+  host_tables.make = [] {
+    return std::make_unique<CudaBackend>(CudaOptions{.tables_on_host = true});
+  };
+  host_tables.num_seeds = 1;
   const std::shared_ptr<CublasLt> library = FastLibrary();
-  if (library == nullptr) return {exact};
+  if (library == nullptr) return {exact, host_tables};
   // All that can be the fast table's is; other kernels were tried above.
   Peer fast = exact;
   fast.name = "cuda_fast";
@@ -26,7 +31,7 @@ std::vector<Peer> Peers() {
         CudaOptions{.cublas_lt = library, .fast_rows_min = 1, .fast_blocks_min = 1});
   };
   fast.num_seeds = 2;
-  return {exact, fast};
+  return {exact, host_tables, fast};
 }
 
 }  // namespace facet::kernels

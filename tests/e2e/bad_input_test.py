@@ -146,6 +146,7 @@ pools:
             ('facet-worker', 'kv_bytes: 67108864', 'kv_bytes: 1', (), ('kv_bytes', '1')),
             ('facet-worker', 'threads: 1', 'cpu_tier: avx9', (), ('cpu_tier', 'avx9', 'avx512')),
             ('facet-worker', 'threads: 1', 'kernels: quick', (), ('kernels', 'quick', 'fast')),
+            ('facet-worker', 'threads: 1', 'ple_on_host: true', (), ('ple_on_host', 'CUDA')),
             ('facet-worker', 'threads: 1', 'dtype: int3', (), ('dtype', 'int3', 'bf16')),
             ('facet-worker', 'threads: 1', 'device: tpu', (), ('device', 'tpu', 'cpu')),
             ('facet-worker', 'workers:\n      - {',

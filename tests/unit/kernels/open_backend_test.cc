@@ -40,5 +40,14 @@ TEST(OpenBackendTest, ADeviceWithoutANumberIsTheFirst) {
   }
 }
 
+TEST(OpenBackendTest, PerLayerEmbeddingsMayStayOnTheHost) {
+  EXPECT_TRUE(OpenBackend({.device = "cuda"}).backend->Memory().holds_tables);
+  const OpenedBackend opened = OpenBackend({.device = "cuda", .ple_on_host = true});
+  ASSERT_NE(opened.backend, nullptr) << opened.error;
+  EXPECT_FALSE(opened.backend->Memory().holds_tables);
+  EXPECT_EQ(OpenBackend({.device = "cpu", .ple_on_host = true}).error,
+            "ple_on_host is true; only CUDA has memory of its own");
+}
+
 }  // namespace
 }  // namespace facet::kernels

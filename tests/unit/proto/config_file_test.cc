@@ -196,14 +196,16 @@ TEST(ConfigFileTest, ADeviceWithoutANumberIsTheFirst) {
                                              "pools: [{name: p, model: m, device: 'cuda:1', "
                                              "workers: [{grpc_address: 'localhost:1'}, "
                                              "{grpc_address: 'localhost:2', device: cuda}]}, "
-                                             "{name: q, model: m, device: cuda, "
+                                             "{name: q, model: m, device: cuda, ple_on_host: true, "
                                              "workers: [{grpc_address: 'localhost:3'}]}]",
                                          "c.yaml", "/etc/facet");
   ASSERT_TRUE(config.ok()) << MessageOf(config.status());
   EXPECT_EQ(config->pools(0).workers(0).device(), "cuda:1");
   EXPECT_EQ(config->pools(0).workers(1).device(), "cuda:0");
+  EXPECT_FALSE(config->pools(0).ple_on_host());
   EXPECT_EQ(config->pools(1).device(), "cuda:0");
   EXPECT_EQ(config->pools(1).workers(0).device(), "cuda:0");
+  EXPECT_TRUE(config->pools(1).ple_on_host());
 }
 
 TEST(ConfigFileTest, WhereWorkersMayServe) {
