@@ -21,16 +21,19 @@ constexpr int64_t kLoadBytes = int64_t{32} << 20;
 
 int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
-int Attribute(cudaDeviceAttr attribute, int device) {
+// The first error of several calls is kept.
+int Attribute(cudaDeviceAttr attribute, int device, cudaError_t& error) {
   int value = 0;
-  return cudaDeviceGetAttribute(&value, attribute, device) == cudaSuccess ? value : 0;
+  const cudaError_t own_error = cudaDeviceGetAttribute(&value, attribute, device);
+  if (error == cudaSuccess) error = own_error;
+  return value;
 }
 
 }  // namespace
 
 std::string CudaBackend::Probe(int device, CudaDeviceInfo& info) {
   int num_devices = 0;
-  const cudaError_t error = cudaGetDeviceCount(&num_devices);
+  cudaError_t error = cudaGetDeviceCount(&num_devices);
   if (error != cudaSuccess) {
     return std::string("no CUDA device can be used: ") + cudaGetErrorString(error);
   }
@@ -48,12 +51,15 @@ std::string CudaBackend::Probe(int device, CudaDeviceInfo& info) {
            " does not answer: " + cudaGetErrorString(cudaGetLastError());
   }
   info = {.name = properties.name,
-          .compute_capability = Attribute(cudaDevAttrComputeCapabilityMajor, device) * 10 +
-                                Attribute(cudaDevAttrComputeCapabilityMinor, device),
-          .num_sms = Attribute(cudaDevAttrMultiProcessorCount, device),
-          .smem_bytes = Attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+          .compute_capability = Attribute(cudaDevAttrComputeCapabilityMajor, device, error) * 10 +
+                                Attribute(cudaDevAttrComputeCapabilityMinor, device, error),
+          .num_sms = Attribute(cudaDevAttrMultiProcessorCount, device, error),
+          .smem_bytes = Attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device, error),
           .memory_bytes = static_cast<int64_t>(total_bytes),
           .free_bytes = static_cast<int64_t>(free_bytes)};
+  if (error != cudaSuccess) {
+    return "cuda:" + std::to_string(device) + " does not answer: " + cudaGetErrorString(error);
+  }
   if (info.compute_capability < 80) {
     return info.name + " has compute capability " + std::to_string(info.compute_capability / 10) +
            "." + std::to_string(info.compute_capability % 10) + "; at least 8.0 is needed";
