@@ -1,12 +1,13 @@
-// Products of the `fast` table: whole matrices by many rows go to cuBLASLt (cublas_lt.h), whose order
-// of sums is its own and changes with the shape. Nothing is promised but the contracts' tolerances.
+// Products of the `fast` table: whole matrices by many rows go to cuBLASLt (cublas_lt.h), whose
+// order of sums is its own and changes with the shape. Nothing is promised but the contracts'
+// tolerances.
 //
 // cuBLASLt reads row-major weights, ours lie as fragments. They are unpacked into scratch memory
 // before each product: for one weight element 2 bytes read and 2 written, and 2 read by the product
-// in any case. At 4.3 TB/s and 800 TFLOP/s (calculated) that is 0.9 ps beside 2.5 fs a row, a third of
-// the product at 1024 rows and a tenth at 4096; below
-// CudaOptions::fast_rows_min our own kernels keep the work. A
-// second, row-major copy of the weights would save that and take as much memory as the weights.
+// in any case. At 4.3 TB/s and 800 TFLOP/s (calculated) that is 0.9 ps beside 2.5 fs a row, a third
+// of the product at 1024 rows and a tenth at 4096; below CudaOptions::fast_rows_min our own kernels
+// keep the work. A second, row-major copy of the weights would save that and take as much memory as
+// the weights.
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/gated_gelu.cuh"
 #include "kernels/cuda/linear.cuh"

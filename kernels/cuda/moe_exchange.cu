@@ -1,9 +1,9 @@
 // Ranks that share experts: MoePack, MoeUnpack, MoeSliceSums, MoeCombineSlices.
 //
 // Launches: MoePack is places (one CTA, a warp per rank) and rows (a CTA per token and block); the
-// others are one launch, a CTA per row or token. Rows without an expert here leave at once, so that capacity
-// that is not used costs a CTA's launch and a few words. All of them move rows once: at 26B-A4B a
-// row is 5.6 KB.
+// others are one launch, a CTA per row or token. Rows without an expert here leave at once, so that
+// capacity that is not used costs a CTA's launch and a few words. All of them move rows once: at
+// 26B-A4B a row is 5.6 KB.
 #include "base/check.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/moe_sums.cuh"
@@ -215,8 +215,7 @@ __global__ void __launch_bounds__(kRowThreads)
     const int slices_per_rank = kExpertSlices / args.num_ranks;
     const int rank = slice / slices_per_rank;
     const int64_t place = args.places[token * args.num_ranks + rank];
-    const int64_t row =
-        (rank * args.capacity + place) * slices_per_rank + slice % slices_per_rank;
+    const int64_t row = (rank * args.capacity + place) * slices_per_rank + slice % slices_per_rank;
     slices[slice] = named ? args.sums + row * end.cols : nullptr;
   }
   ptx::SyncThreads();
@@ -239,19 +238,18 @@ void CudaBackend::DoMoePack(const MoePackArgs& args) {
   const auto num_ranks = static_cast<int>(args.places.dim(1));
   FACET_CHECK_EQ(cols % kVectorElements, 0) << "MoePack";
   FACET_CHECK_LE(top_k, kTopKMax);
-  const PackArgs pack{
-      .expert_in = args.expert_in.as<Bf16>(),
-      .ids = args.topk_ids.as<int32_t>(),
-      .weights = args.topk_weights.as<float>(),
-      .blocks = BlocksOf(args.blocks.raw(), cols, top_k, args.capacity),
-      .places = args.places.as<int32_t>(),
-      .expert_tokens = reinterpret_cast<unsigned long long*>(args.expert_tokens),
-      .num_tokens = static_cast<int>(num_tokens),
-      .num_ranks = num_ranks,
-      .experts_per_rank = args.num_experts / num_ranks,
-      .top_k = static_cast<int>(top_k),
-      .cols = static_cast<int>(cols),
-      .gather = args.form == MoeDispatch::kAllGather};
+  const PackArgs pack{.expert_in = args.expert_in.as<Bf16>(),
+                      .ids = args.topk_ids.as<int32_t>(),
+                      .weights = args.topk_weights.as<float>(),
+                      .blocks = BlocksOf(args.blocks.raw(), cols, top_k, args.capacity),
+                      .places = args.places.as<int32_t>(),
+                      .expert_tokens = reinterpret_cast<unsigned long long*>(args.expert_tokens),
+                      .num_tokens = static_cast<int>(num_tokens),
+                      .num_ranks = num_ranks,
+                      .experts_per_rank = args.num_experts / num_ranks,
+                      .top_k = static_cast<int>(top_k),
+                      .cols = static_cast<int>(cols),
+                      .gather = args.form == MoeDispatch::kAllGather};
   Check(ptx::Launch({.grid = dim3(1),
                      .block = dim3(static_cast<unsigned>(32 * num_ranks)),
                      .stream = stream_},
