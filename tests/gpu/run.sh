@@ -237,14 +237,24 @@ fast "synth:e4b" 50 "${e4b[@]}"
 
 # --- f: comparators --------------------------------------------------------------------------------------
 
+why=
 if ! command -v python3 >/dev/null; then
-  record "PyTorch's kernels" skipped 0 "no python3"
+  why="no python3"
 elif ! timeout 60 python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
-  record "PyTorch's kernels" skipped 0 "no PyTorch with a GPU"
+  why="no PyTorch with a GPU"
+fi
+if [[ -n $why ]]; then
+  record "PyTorch's kernels" skipped 0 "$why"
+  record "Triton's attention" skipped 0 "$why"
 else
   part "PyTorch's kernels" 90 kernels.log python3 tests/gpu/torch_peers.py "$results"
+  if ! timeout 60 python3 -c 'import triton' 2>/dev/null; then
+    record "Triton's attention" skipped 0 "no Triton"
+  else
+    part "Triton's attention" 90 kernels.log python3 tests/gpu/triton_peers.py "$results"
+  fi
 fi
-record "Triton's and FlashInfer's kernels" skipped 0 "not written"
+record "FlashInfer's kernels" skipped 0 "not written"
 
 # --- g: compute-sanitizer --------------------------------------------------------------------------------
 

@@ -4,22 +4,21 @@
 Reads the sizes of attention and product cases from the file and appends one line for each that it timed.
 As in kernel_bench: a CUDA graph of enough calls for a millisecond, replayed nine times with an event after
 each; calls take turns among inputs larger than the L2 cache; the median. Keys and values are contiguous
-here, not in blocks, which favours PyTorch. What PyTorch has no kernel for is printed as skipped.
+here, not in blocks, which favours PyTorch. What PyTorch has no kernel for has a line that says why.
 """
 
 import json
-import statistics
 import sys
 
 import torch
 import torch.nn.functional as F
 
+import peers
+
 REPLAYS = 9
 REPLAY_US = 1000
 CALLS_MAX = 512
 ROTATION_BYTES = 256 << 20
-# Products: the ceiling cases of a decode step. Every case would cost a minute.
-TOKENS = (1, 8, 32, 512)
 
 
 def Random(*shape):
@@ -78,41 +77,31 @@ def Product(sizes):
     return lambda i: F.linear(x, weights[i % len(weights)])
 
 
-def PeerOf(case):
-    """What makes the comparator of a case, and its name; None if there is none."""
-    if case['op'] in ('decode_attention', 'prefill_attention'):
-        return Attention, 'torch SDPA'
-    if 'm' in case.get('sizes', {}) and case['tokens'] in TOKENS:
-        return Product, 'torch linear'
-    return None
-
-
-def main():
-    path = sys.argv[1]
+def RunPeers(path, timers):
+    """Appends a line for each case that has one of these comparators: {name: times of its sizes}."""
     with open(path) as file:
-        lines = [json.loads(line) for line in file]
+        cases = [line for line in map(json.loads, file) if line['kind'] == 'kernel']
     square = Random(8192, 8192)
     for _ in range(300):  # Half a second, in which an idle device raises its clocks.
         square @ square
+    for case in cases:
+        for peer in peers.PeersOf(case):
+            if peer not in timers:
+                continue
+            try:
+                torch.cuda.empty_cache()
+                result = peers.ResultOf(case, peer, timers[peer](case['sizes']))
+            except Exception as error:  # No kernel for this shape, or no memory: the next may do.
+                result = peers.ResultOf(case, peer, None, why=peers.FirstLine(error))
+            print(json.dumps(result), flush=True)
+            with open(path, 'a') as file:
+                file.write(json.dumps(result) + '\n')
+
+
+def main():
     print(f'PyTorch {torch.__version__}, CUDA {torch.version.cuda}')
-    for case in lines:
-        peer = PeerOf(case) if case['kind'] == 'kernel' else None
-        if peer is None:
-            continue
-        try:
-            us = TimeUs(peer[0](case['sizes']))
-        except RuntimeError as error:  # No kernel for this shape, or no memory: the next may do.
-            print(f'skipped: {case["op"]} {case["shape"]} {case["tokens"]}: {str(error).splitlines()[0]}')
-            torch.cuda.synchronize()
-            continue
-        finally:
-            torch.cuda.empty_cache()
-        result = {'kind': 'peer', 'peer': peer[1], 'op': case['op'], 'shape': case['shape'],
-                  'tokens': case['tokens'], 'median_us': statistics.median(us), 'least_us': us[0],
-                  'most_us': us[-1]}
-        print(json.dumps(result), flush=True)
-        with open(path, 'a') as file:
-            file.write(json.dumps(result) + '\n')
+    RunPeers(sys.argv[1], {peers.SDPA: lambda sizes: TimeUs(Attention(sizes)),
+                           peers.LINEAR: lambda sizes: TimeUs(Product(sizes))})
 
 
 if __name__ == '__main__':
