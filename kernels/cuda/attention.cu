@@ -62,8 +62,8 @@ namespace {
 
 // --- Attend -------------------------------------------------------------------------------------
 
-// More splits than this are folded by a kernel of their own. In prefill all are: there Attend has no
-// registers left for it.
+// More splits than this are folded by a kernel of their own. In prefill all are: there Attend has
+// no registers left for it.
 template <typename Shape>
 constexpr int kFoldHereMax = Shape::kColumnTiles == 1 ? 8 : 1;
 
@@ -240,7 +240,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
   StoreOut<Shape, Shape::kDimTiles>(params, work, 0, total, sums);
 }
 
-// Folds the splits of slots that have more than kFoldHereMax<Shape>: block (slot, dim tile of each warp).
+// Folds the splits of slots that have more than kFoldHereMax<Shape>: block (slot, dim tile of each
+// warp).
 template <typename Shape>
 __global__ void __launch_bounds__(Shape::kThreads) FoldSplits(const AttendParams params) {
   const auto slot = static_cast<int32_t>(blockIdx.x);
@@ -333,8 +334,7 @@ struct Cutter {
 Cut CutRows(std::span<const AttentionRow> rows, const Geometry& geometry, const Cutter& cutter) {
   Cut cut{.side_by_side = cutter.side_by_side};
   const auto add = [&](int32_t row) {
-    cut.entries.push_back(
-        {.row = row, .first_item = cut.num_items, .first_slot = cut.num_slots});
+    cut.entries.push_back({.row = row, .first_item = cut.num_items, .first_slot = cut.num_slots});
   };
   for (size_t r = 0; r < rows.size(); ++r) {
     if (IsDecode(rows[r], geometry) != cutter.decode) continue;
@@ -488,8 +488,8 @@ AttentionPlan CudaBackend::PlanAttention(std::span<const AttentionRow> rows,
                                 .side_by_side = true,
                                 .fold_here_max = kFoldHereMax<Decode>});
     // Steps of decode rows are what is recorded.
-    plan.decode = stage(
-        decode, static_cast<int32_t>(std::bit_ceil(static_cast<uint32_t>(decode.num_items))));
+    plan.decode =
+        stage(decode, static_cast<int32_t>(std::bit_ceil(static_cast<uint32_t>(decode.num_items))));
     const int blocks_min =
         options_.fast_blocks_min > 0 ? options_.fast_blocks_min : info_.num_sms / 2 + 1;
     const std::optional<Cut> wide =
@@ -538,9 +538,8 @@ void CudaBackend::DoPagedAttention(const PagedAttentionArgs& args) {
         .window = static_cast<int32_t>(
             std::min<int64_t>(args.window, std::numeric_limits<int32_t>::max())),
         .partials = ScratchFor<float>(Scratch::kPartials, num_floats),
-        .counters =
-            ScratchFor<uint32_t>(Scratch::kCounters,
-                                 std::max(plan.decode.num_slots, plan.prefill.num_slots))};
+        .counters = ScratchFor<uint32_t>(Scratch::kCounters,
+                                         std::max(plan.decode.num_slots, plan.prefill.num_slots))};
     Check(LaunchPart<Decode>(plan.decode, params, stream_), "Attend, decode");
     if (plan.prefill.by_warpgroups) {
       Check(LaunchByWarpgroups(kHeadDim, plan.prefill, params, stream_), "AttendByWarpgroups");

@@ -18,15 +18,14 @@
 // While the weights of a tile are computed, the values of the tile before are summed.
 //
 // Bytes: K and V once for every block of 128 (64) queries and KV head, from L2 when blocks of one
-// head run together: 64 FLOP a byte at head_dim 512, 128 at 256. At 5.5 TB/s (calculated) that is at
-// most 0.45 and 0.9 of 790 TFLOP/s.
+// head run together: 64 FLOP a byte at head_dim 512, 128 at 256. At 5.5 TB/s (calculated) that is
+// at most 0.45 and 0.9 of 790 TFLOP/s.
 //
 // Sources: Shah et al., FlashAttention-3, arXiv:2407.08608 (roles of warpgroups, weights beside
 // products); the two halves of a wide head: DeepSeek, FlashMLA.
-#include "kernels/cuda/attention_wgmma.h"
-
 #include <cmath>
 
+#include "kernels/cuda/attention_wgmma.h"
 #include "kernels/cuda/ptx.cuh"
 
 namespace facet::kernels::attention {
@@ -38,7 +37,7 @@ constexpr int kBlockThreads = 3 * kWarpgroupThreads;
 constexpr int kPieceDims = 128;
 constexpr int kPieces = 9;
 constexpr int kBarriers = 2 * kPieces + 2;  // One is for the queries, one makes it an even number.
-constexpr int kRowElements = 64;  // 128 bytes: a row of what a product reads (ptx.cuh).
+constexpr int kRowElements = 64;            // 128 bytes: a row of what a product reads (ptx.cuh).
 constexpr uint32_t kRowBytes = kRowElements * sizeof(Bf16);
 constexpr uint32_t kEightRows = 8 * kRowBytes;
 constexpr int kPieceElements = kTileKeys * kPieceDims;
@@ -49,7 +48,7 @@ struct WarpgroupShape {
   static constexpr int kHeadDim = kHeadDimT;
   static constexpr bool kShared = kHeadDim > 256;  // Both warpgroups have the same queries.
   static constexpr int kColumns = kShared ? kQueryRows : 2 * kQueryRows;  // As WorkAt calls them.
-  static constexpr int kParts = kHeadDim / kPieceDims;                    // Pieces of a tile's keys.
+  static constexpr int kParts = kHeadDim / kPieceDims;  // Pieces of a tile's keys.
   // Of one warpgroup: keys of a tile in its scores, and parts of the values in its sums.
   static constexpr int kScoreKeys = kShared ? kTileKeys / 2 : kTileKeys;
   static constexpr int kOwnParts = kShared ? kParts / 2 : kParts;
@@ -130,8 +129,7 @@ FACET_DEVICE void CopyQueries(const AttendParams& params,
 
 // One part of a tile's rows. What is not stored reads as zeros, as in LoadTile.
 template <typename Shape>
-FACET_DEVICE void CopyPiece(
-    const KeyRows& rows, int32_t tile, int part, int thread, Bf16* shared) {
+FACET_DEVICE void CopyPiece(const KeyRows& rows, int32_t tile, int part, int thread, Bf16* shared) {
   constexpr int kChunks = kPieceDims / 8;
   constexpr int kRowsAtOnce = kWarpgroupThreads / kChunks;
   static_assert(kRowsAtOnce == 8);
@@ -236,8 +234,7 @@ FACET_DEVICE void BeginScores(const Room<Shape>& room,
           s,
           ptx::KMajor(queries + (2 * part + row) * Shape::kColumns * kRowElements + column,
                       kEightRows),
-          ptx::KMajor(keys + row * kTileKeys * kRowElements + column, kEightRows),
-          part + step > 0);
+          ptx::KMajor(keys + row * kTileKeys * kRowElements + column, kEightRows), part + step > 0);
     }
   }
   ptx::WgmmaCommit();
@@ -259,9 +256,9 @@ FACET_DEVICE void BeginValues(const Room<Shape>& room,
     const Bf16* values = room.pieces + place.index * kPieceElements;
 #pragma unroll
     for (int step = 0; step < kTileKeys / 16; ++step) {
-      ptx::WgmmaBf16(o[i], p[step],
-                     ptx::MnMajor(values + step * 16 * kRowElements, kEightRows,
-                                  kTileKeys * kRowBytes));
+      ptx::WgmmaBf16(
+          o[i], p[step],
+          ptx::MnMajor(values + step * 16 * kRowElements, kEightRows, kTileKeys * kRowBytes));
     }
   }
   ptx::WgmmaCommit();
@@ -291,8 +288,8 @@ FACET_DEVICE float SumOverColumns(float value) {
   return value + ptx::ShuffleXor(value, 2);
 }
 
-// Scores of keys that a query may not see become -infinity; first_key and first_row are those of this
-// warpgroup's scores.
+// Scores of keys that a query may not see become -infinity; first_key and first_row are those of
+// this warpgroup's scores.
 template <typename Shape>
 FACET_DEVICE void HideUnseen(const AttendParams& params,
                              const BlockWork& work,
@@ -319,8 +316,9 @@ FACET_DEVICE void HideUnseen(const AttendParams& params,
   }
 }
 
-// From scores to weights in bf16, as Softmax in attention.cuh: takes the tile's maxima into max, tells
-// by which factor what was summed before shrinks, and adds the weights to this thread's part of sum.
+// From scores to weights in bf16, as Softmax in attention.cuh: takes the tile's maxima into max,
+// tells by which factor what was summed before shrinks, and adds the weights to this thread's part
+// of sum.
 template <typename Shape>
 FACET_DEVICE void Weigh(const Room<Shape>& room,
                         int half,
@@ -337,7 +335,8 @@ FACET_DEVICE void Weigh(const Room<Shape>& room,
 #pragma unroll
   for (float& value : new_max) value = MaxOverColumns(value);
   if constexpr (Shape::kShared) {
-    Exchange(room.halves, half, [](float own, float other) { return fmaxf(own, other); }, new_max);
+    Exchange(
+        room.halves, half, [](float own, float other) { return fmaxf(own, other); }, new_max);
   }
   RowPair shift;
 #pragma unroll
@@ -410,7 +409,8 @@ FACET_DEVICE void StoreRows(const AttendParams& params,
                             const SumFragment<Shape>& o) {
   const int64_t width = static_cast<int64_t>(params.num_kv_heads) * params.group * Shape::kHeadDim;
   const int first_row = FirstRow() + (Shape::kShared ? 0 : half * kQueryRows);
-  const int first_dim = (Shape::kShared ? half * Shape::kOwnParts * kPieceDims : 0) + Lane() % 4 * 2;
+  const int first_dim =
+      (Shape::kShared ? half * Shape::kOwnParts * kPieceDims : 0) + Lane() % 4 * 2;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int row = first_row + 8 * h;
@@ -451,7 +451,8 @@ FACET_DEVICE void ComputeAll(const AttendParams& params, const Room<Shape>& room
         (tile + 1) * kTileKeys - 1 <= work.first_position && work.num_columns == Shape::kColumns &&
         (params.window == 0 || tile * kTileKeys > work.last_position - params.window);
     if (all_visible) return;
-    HideUnseen<Shape>(params, work, tile * kTileKeys + (Shape::kShared ? half * Shape::kScoreKeys : 0),
+    HideUnseen<Shape>(params, work,
+                      tile * kTileKeys + (Shape::kShared ? half * Shape::kScoreKeys : 0),
                       Shape::kShared ? 0 : half * kQueryRows, s);
   };
 
@@ -488,7 +489,8 @@ FACET_DEVICE void ComputeAll(const AttendParams& params, const Room<Shape>& room
 #pragma unroll
   for (float& value : sum) value = SumOverColumns(value);
   if constexpr (Shape::kShared) {
-    Exchange(room.halves, half, [](float own, float other) { return own + other; }, sum);
+    Exchange(
+        room.halves, half, [](float own, float other) { return own + other; }, sum);
   }
   StoreRows<Shape>(params, work, half, sum, o);
 }
@@ -518,7 +520,9 @@ __global__ void __launch_bounds__(kBlockThreads, 1) AttendByWarpgroups(const Att
 }
 
 template <typename Shape>
-cudaError_t LaunchShaped(const AttentionPart& part, const AttendParams& params, cudaStream_t stream) {
+cudaError_t LaunchShaped(const AttentionPart& part,
+                         const AttendParams& params,
+                         cudaStream_t stream) {
   return ptx::Launch({.grid = dim3(static_cast<uint32_t>(part.num_blocks)),
                       .block = dim3(kBlockThreads),
                       .smem_bytes = Shape::kSmemBytes,
