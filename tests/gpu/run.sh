@@ -153,6 +153,8 @@ if ((status == 3)); then
   echo "run.sh: no GPU that these programs can use; nothing was measured"
   exit 3
 fi
+has_cublas_lt=1
+if grep -q '^ceiling  product.*skipped' "$out/device.log"; then has_cublas_lt=0; fi
 device=$(sed -n 's/^device   \([^,]*\).*/\1/p' "$out/device.log" | head -1)
 printf '{"kind": "device", "name": "%s", "mode": "%s", "date": "%s", "commit": "%s", "driver": "%s"}\n' "$device" \
   "$mode" "$(date -u +%F)" "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" \
@@ -194,6 +196,13 @@ for group in decode linear moe prefill sampling; do
   fi
   clocks "$group ends"
 done
+if [[ $mode == emulated ]]; then
+  record "kernels: prefill, fast" skipped 0 "no GPU"
+elif ((!has_cublas_lt)); then
+  record "kernels: prefill, fast" skipped 0 "no cuBLASLt"
+else
+  part "kernels: prefill, fast" 60 kernels.log "$kernel_bench" --only prefill --kernels fast --json "$results"
+fi
 grep -v '^==' "$out/kernels.log"
 
 # --- e: whole engine -------------------------------------------------------------------------------------
@@ -220,7 +229,7 @@ esac
 fast() {
   if [[ $mode == emulated ]]; then
     record "engine: $1, fast" skipped 0 "no GPU"
-  elif grep -q '^ceiling  product.*skipped' "$out/device.log"; then
+  elif ((!has_cublas_lt)); then
     record "engine: $1, fast" skipped 0 "no cuBLASLt"
   else
     engine "$1, fast" "$2" "${load[@]}" "${@:3}" --kernels fast --batch 32 --repetitions 1

@@ -191,7 +191,7 @@ void RunPrefillAttentionCases(Bench& bench) {
     for (const int64_t prompt : prompts) {
       for (const bool full : {false, true}) {
         AttentionCase c = HeadsOf(shape, shape.name.c_str(), full);
-        c.op = "prefill_attention";
+        c.op = bench.options().fast ? "prefill_fast" : "prefill_attention";
         c.num_sequences = 1;
         c.new_tokens = prompt;
         c.context_tokens = prompt;
@@ -199,7 +199,7 @@ void RunPrefillAttentionCases(Bench& bench) {
         c.bar = full ? Bar{.must = 0.28, .good = 0.40} : Bar{.must = 0.35, .good = 0.50};
         Run(bench, c);
         if (full) continue;
-        c.op = "prefill_sliding";
+        c.op = bench.options().fast ? "sliding_fast" : "prefill_sliding";
         c.window = shape.window;
         c.bar = Bar();
         Run(bench, c);

@@ -110,9 +110,12 @@ void CheckCuda(cudaError_t error, const char* what) {
   FACET_CHECK(error == cudaSuccess) << what << ":" << cudaGetErrorString(error);
 }
 
-Bench::Bench(const BenchOptions& options, std::FILE* json)
+Bench::Bench(const BenchOptions& options,
+             std::shared_ptr<kernels::CublasLt> library,
+             std::FILE* json)
     : options_(options),
-      backend_({.device = options.device}),
+      library_(std::move(library)),
+      backend_({.device = options.device, .cublas_lt = options.fast ? library_ : nullptr}),
       host_values_(RandomHostValues(int64_t{1} << (options.check ? 16 : 26))),
       device_values_(backend_.Upload(
           ConstTensorView(
@@ -314,11 +317,9 @@ void Bench::MeasureCeilings() {
     ceilings_.read_gbps = gbps(static_cast<double>(bytes), timing);
     PrintCeiling("read", ceilings_.read_gbps, "GB/s", "read by a kernel");
   }
-  std::string why;
-  const std::unique_ptr<kernels::CublasLt> lt =
-      options_.check ? nullptr : kernels::CublasLt::Open("", why);
+  std::string why = options_.check ? "a check" : library_ == nullptr ? "no cuBLASLt" : "";
   constexpr int64_t kSize = 8192;
-  if (lt != nullptr) {
+  if (why.empty()) {
     const Buffer a = RandomValues(kSize * kSize);
     const Buffer b = RandomValues(kSize * kSize);
     const Buffer workspace = backend_.Allocate(kernels::CublasLt::kWorkspaceBytes);
@@ -328,10 +329,10 @@ void Bench::MeasureCeilings() {
                                    .m = kSize,
                                    .n = kSize,
                                    .k = kSize};
-    if (!lt->Enqueue(product, workspace.data(), stream())) why = "cuBLASLt refuses it";
+    if (!library_->Enqueue(product, workspace.data(), stream())) why = "cuBLASLt refuses it";
     if (why.empty()) {
       const Timing timing = Time(Replay::kCalls, 1, [&](int) {
-        FACET_CHECK(lt->Enqueue(product, workspace.data(), stream())) << "cublasLtMatmul";
+        FACET_CHECK(library_->Enqueue(product, workspace.data(), stream())) << "cublasLtMatmul";
       });
       FACET_CHECK_EQ(CountNotFinite(), 0);
       ceilings_.product_tflops = 2.0 * kSize * kSize * kSize / timing.median_us * 1e-6;

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -26,6 +27,9 @@ namespace facet::bench {
 struct BenchOptions {
   // Small shapes and few calls: runs the code, on the emulator too, and claims no times.
   bool check = false;
+  // The `fast` kernel table, with the library at this path or, if that is empty, the loader's.
+  bool fast = false;
+  std::string cublas_lt;
   bool graphs = true;  // False: calls are enqueued one by one, and the host may be what is timed.
   int device = 0;
   int replays = 9;
@@ -73,8 +77,9 @@ enum class Replay { kGraph, kCalls };
 
 class Bench {
  public:
-  // The device must have passed CudaBackend::Probe. JSON lines go to json, if there is one.
-  Bench(const BenchOptions& options, std::FILE* json);
+  // The device must have passed CudaBackend::Probe; without library there is no `fast` table and no
+  // ceiling of products. JSON lines go to json, if there is one.
+  Bench(const BenchOptions& options, std::shared_ptr<kernels::CublasLt> library, std::FILE* json);
 
   void MeasureCeilings();
 
@@ -134,6 +139,7 @@ class Bench {
   void PrintCeiling(const char* name, double value, const char* unit, std::string_view note);
 
   const BenchOptions options_;
+  const std::shared_ptr<kernels::CublasLt> library_;
   kernels::CudaBackend backend_;
   Ceilings ceilings_;
   std::vector<kernels::Bf16> host_values_;

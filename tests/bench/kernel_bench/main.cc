@@ -1,6 +1,7 @@
 // Speed of every kernel family beside the ceilings of the same device in the same run.
 //
-//   kernel_bench [--only GROUP]... [--json FILE] [--device N] [--no-graphs] [--check]
+//   kernel_bench [--only GROUP]... [--json FILE] [--device N] [--kernels exact|fast]
+//                [--cublas-lt FILE] [--no-graphs] [--check]
 //
 // Groups: ceilings (which every run measures anyway), linear, decode, prefill, moe, sampling.
 // Status: 0 if all outputs were finite, 1 if not, 2 for a wrong argument, 3 if no device can be
@@ -10,6 +11,7 @@
 #include <charconv>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -57,6 +59,11 @@ bool Parse(const std::vector<std::string_view>& words, Arguments& arguments) {
     const std::string_view value = words[++i];
     if (option == "--json") {
       arguments.json_path = value;
+    } else if (option == "--cublas-lt") {
+      arguments.bench.cublas_lt = value;
+    } else if (option == "--kernels") {
+      if (value != "exact" && value != "fast") return false;
+      arguments.bench.fast = value == "fast";
     } else if (option == "--device") {
       const char* end = value.data() + value.size();
       const auto parsed = std::from_chars(value.data(), end, arguments.bench.device);
@@ -84,6 +91,16 @@ int Run(const Arguments& arguments) {
     std::fprintf(stderr, "kernel_bench: %s\n", problem.c_str());
     return kExitNoDevice;
   }
+  // A check has no ceilings.
+  std::shared_ptr<kernels::CublasLt> library;
+  std::string why;
+  if (arguments.bench.fast || !arguments.bench.check) {
+    library = kernels::CublasLt::Open(arguments.bench.cublas_lt, why);
+  }
+  if (arguments.bench.fast && library == nullptr) {
+    std::fprintf(stderr, "kernel_bench: kernels is fast, which needs cuBLASLt: %s\n", why.c_str());
+    return kExitUsage;
+  }
   std::FILE* json = nullptr;
   if (!arguments.json_path.empty()) {
     json = std::fopen(arguments.json_path.c_str(), "a");
@@ -100,7 +117,7 @@ int Run(const Arguments& arguments) {
       arguments.bench.check ? "; a check on small shapes: no time below means anything" : "");
   int num_failed = 0;
   {
-    Bench bench(arguments.bench, json);
+    Bench bench(arguments.bench, library, json);
     bench.MeasureCeilings();
     for (const Group* group : arguments.groups) group->run(bench);
     num_failed = bench.num_failed();
@@ -119,7 +136,7 @@ int main(int argc, char** argv) {
     std::fprintf(
         stderr,
         "usage: kernel_bench [--only ceilings|linear|decode|prefill|moe|sampling]... [--json FILE] "
-        "[--device N] [--no-graphs] [--check]\n");
+        "[--device N] [--kernels exact|fast] [--cublas-lt FILE] [--no-graphs] [--check]\n");
     return facet::bench::kExitUsage;
   }
   return facet::bench::Run(arguments);
