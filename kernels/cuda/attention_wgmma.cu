@@ -18,8 +18,8 @@
 // While the weights of a tile are computed, the values of the tile before are summed.
 //
 // Bytes: K and V once for every block of 128 (64) queries and KV head, from L2 when blocks of one
-// head run together: 64 FLOP a byte at head_dim 512, 128 at 256. At 5.5 TB/s (calculated) that is
-// at most 0.45 and 0.9 of 790 TFLOP/s.
+// head run together: 64 FLOP a byte at head_dim 512, 128 at 256. If L2 gives 5.5 TB/s, which is
+// what others have measured, that is at most 0.45 and 0.9 of 790 TFLOP/s.
 //
 // Sources: Shah et al., FlashAttention-3, arXiv:2407.08608 (roles of warpgroups, weights beside
 // products); the two halves of a wide head: DeepSeek, FlashMLA.
@@ -57,7 +57,7 @@ struct WarpgroupShape {
       sizeof(Bf16) * (kColumns * kHeadDim + kPieces * kPieceElements + kQueryRows * kTileKeys) +
       sizeof(float) * 2 * kQueryRows + sizeof(uint64_t) * kBarriers + sizeof(BlockWork);
 
-  static_assert(kHeadDim % (2 * kPieceDims) == 0 || kHeadDim == kPieceDims);
+  static_assert(kHeadDim % (2 * kPieceDims) == 0);
   // The values of a tile are kept until those of the next are asked for.
   static_assert(2 * kParts <= kPieces);
 };
