@@ -124,14 +124,14 @@ TEST_P(MoeRoutingTest, MoeUpAndDownOfAnyChoices) {
     for (int64_t i = 0; i < ids.size(); ++i) ids.view().as<int32_t>()[i] = i % 3 == 0 ? 11 : -1;
   };
   const auto none = [](Tensor&) {};
-  const Choices kChoices[] = {
+  const Choices all_choices[] = {
       {"one expert has all", Between(100, 200), 1, 7, all_are(3)},
       {"the last expert has a third, nobody the rest", Between(1, 60), 4, 12, third_of_last},
       {"nobody has any", Between(1, 60), 2, 5, all_are(-1)},
       {"one for each thread of a CTA, and some", Between(260, 300), 4, 20, none},
       {"as many experts as there may be", Between(1, 40), 8, 512, none},
   };
-  for (const Choices& choices : kChoices) {
+  for (const Choices& choices : all_choices) {
     SCOPED_TRACE(choices.what);
     const Layer layer = RandomLayer(choices.num_experts, Width(16, 40), Width(2, 30));
     const Tensor in = Random({choices.rows, layer.hidden});

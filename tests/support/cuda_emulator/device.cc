@@ -153,15 +153,16 @@ float ElementAt(uint64_t matrix, bool mn_major, uint32_t element, uint32_t k, Pl
 
 // Product i of each of the warpgroup's threads.
 void RunProduct(WarpgroupProducts* const* threads, size_t i) {
-  constexpr int kRows = 64;
-  constexpr int kSteps = 16;
+  constexpr uint32_t kRows = 64;
+  constexpr uint32_t kSteps = 16;
+  constexpr uint32_t kColumnsMax = 128;
   const WarpgroupProducts::Product& first = threads[0]->products[i];
-  std::vector<float> a(kRows * kSteps);
-  std::vector<float> b(static_cast<size_t>(kSteps) * first.columns);
-  for (int n = 0; n < first.columns; ++n) {
-    for (int k = 0; k < kSteps; ++k) {
-      b[k * first.columns + n] = ElementAt(first.b, first.b_is_mn_major, static_cast<uint32_t>(n),
-                                           static_cast<uint32_t>(k), first.place);
+  const auto columns = static_cast<uint32_t>(first.columns);
+  float a[kRows][kSteps];
+  float b[kSteps][kColumnsMax];
+  for (uint32_t n = 0; n < columns; ++n) {
+    for (uint32_t k = 0; k < kSteps; ++k) {
+      b[k][n] = ElementAt(first.b, first.b_is_mn_major, n, k, first.place);
     }
   }
   for (int t = 0; t < kWarpgroupThreads; ++t) {
@@ -171,32 +172,26 @@ void RunProduct(WarpgroupProducts* const* threads, size_t i) {
       Fail(first.place, "WgmmaBf16: thread %d of the warpgroup has other operands", t);
     }
     if (product.a == nullptr) continue;
-    float* row = &a[(t / 32 * 16 + t % 32 / 4) * kSteps + t % 4 * 2];
+    const int row = t / 32 * 16 + t % 32 / 4;
     for (int r = 0; r < 4; ++r) {
-      float* pair = row + r % 2 * 8 * kSteps + r / 2 * 8;
+      float* pair = &a[row + r % 2 * 8][t % 4 * 2 + r / 2 * 8];
       pair[0] = Low(product.a[r]);
       pair[1] = High(product.a[r]);
     }
   }
-  if (first.a == nullptr) {
-    for (int m = 0; m < kRows; ++m) {
-      for (int k = 0; k < kSteps; ++k) {
-        a[m * kSteps + k] = ElementAt(first.matrix_a, false, static_cast<uint32_t>(m),
-                                      static_cast<uint32_t>(k), first.place);
-      }
+  for (uint32_t m = 0; m < kRows && first.a == nullptr; ++m) {
+    for (uint32_t k = 0; k < kSteps; ++k) {
+      a[m][k] = ElementAt(first.matrix_a, /*mn_major=*/false, m, k, first.place);
     }
   }
-  std::vector<float> sums(static_cast<size_t>(first.columns));
-  for (int m = 0; m < kRows; ++m) {
-    std::fill(sums.begin(), sums.end(), 0.0F);
-    for (int k = 0; k < kSteps; ++k) {
-      for (int n = 0; n < first.columns; ++n) {
-        sums[n] += a[m * kSteps + k] * b[k * first.columns + n];
-      }
+  for (uint32_t m = 0; m < kRows; ++m) {
+    float sums[kColumnsMax] = {};
+    for (uint32_t k = 0; k < kSteps; ++k) {
+      for (uint32_t n = 0; n < columns; ++n) sums[n] += a[m][k] * b[k][n];
     }
-    for (int n = 0; n < first.columns; ++n) {
-      const int thread = m / 16 * 32 + m % 8 * 4 + n % 8 / 2;
-      const int place = n / 8 * 4 + m % 16 / 8 * 2 + n % 2;
+    for (uint32_t n = 0; n < columns; ++n) {
+      const uint32_t thread = m / 16 * 32 + m % 8 * 4 + n % 8 / 2;
+      const uint32_t place = n / 8 * 4 + m % 16 / 8 * 2 + n % 2;
       const WarpgroupProducts::Product& product = threads[thread]->products[i];
       float& d = product.d[place];
       if (!product.before.empty()) d = product.before[place];
