@@ -349,8 +349,8 @@ class WorkerProcess {
                       {{"group", pool().name()}, {"rank", share_.rank}, {"epoch", epoch}});
                   // The engine's word of the last loss must not come after.
                   engine_->Resume([this, epoch] {
-                    if (!WarmUpWithRanks().ok())
-                      return;  // The group has ended; on_not_formed says.
+                    // If not, the group has ended; on_not_formed says.
+                    if (!WarmUpWithRanks().ok()) return;
                     executor_->ServeOthers();
                     Serve(epoch);
                   });

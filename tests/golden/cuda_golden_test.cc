@@ -51,6 +51,30 @@ TEST_P(CudaGoldenTest, LogitsAreNoFurtherOffThanTransformersOwnRun) {
   EXPECT_LE(LargestDifference(got, want), 1.4 * golden.Floats("bf16_max")[0]);
 }
 
+// Two backends that round at the same places: no further apart than one of them may be from
+// float32. Random weights leave the largest logits close together, so that some tokens change;
+// those of the demo models do not (below).
+TEST_P(CudaGoldenTest, AgreesWithTheCpu) {
+  const GoldenFile golden(GetParam().logits_file);
+  if (!golden.Has("bf16_max")) GTEST_SKIP() << "the case has no bfloat16 figures";
+  const auto logits_on = [&](const char* device) {
+    return PromptLogits(*MakeExecutor(GetParam().model_directory, device), golden.Ints("ids"), 512);
+  };
+  const std::vector<float> cpu = logits_on("cpu");
+  const std::vector<float> cuda = logits_on("cuda:0");
+  EXPECT_LE(MeanDifference(cuda, cpu), 1.2 * golden.Floats("bf16_mean")[0]);
+  EXPECT_LE(LargestDifference(cuda, cpu), 1.4 * golden.Floats("bf16_max")[0]);
+  const auto num_tokens = std::ssize(golden.Ints("ids"));
+  const auto vocab = std::ssize(cpu) / num_tokens;
+  const auto drawn = [&](const std::vector<float>& logits, int64_t token) {
+    const auto row = logits.begin() + token * vocab;
+    return std::max_element(row, row + vocab) - row;
+  };
+  int64_t num_equal = 0;
+  for (int64_t t = 0; t < num_tokens; ++t) num_equal += drawn(cuda, t) == drawn(cpu, t) ? 1 : 0;
+  EXPECT_GE(num_equal * 10, num_tokens * 8) << num_equal << " of " << num_tokens;
+}
+
 TEST_P(CudaGoldenTest, ChunkingChangesNoBit) {
   const GoldenFile golden(GetParam().logits_file);
   const auto executor = MakeExecutor(GetParam().model_directory, "cuda:0");
