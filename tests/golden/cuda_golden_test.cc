@@ -111,6 +111,7 @@ TEST(CudaDemoModelTest, GreedyTokensEqualTheCpus) {
       }
       ASSERT_TRUE(driver.RunAll());
       std::vector<std::vector<int32_t>> tokens;
+      tokens.reserve(4);
       for (int i = 0; i < 4; ++i) tokens.push_back(driver.answer(StrCat(i)).tokens);
       answers.push_back(std::move(tokens));
     }
