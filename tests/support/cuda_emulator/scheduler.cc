@@ -193,14 +193,40 @@ class SharedWindow {
 
 class Scheduler {
  public:
+  // Threads that a collective takes together.
+  struct Company {
+    int first;  // Of threads_.
+    int size;
+    const char* member;  // What one of them is called.
+    int& num_arrived;
+  };
+
   void Run(const GridShape& shape, const std::function<void()>& body);
 
   Thread& current() { return *current_; }
 
   bool running() const { return current_ != nullptr; }
 
-  void Collective(const char* op, void* operands, void (*compute)(void**), Place place);
-  void MeetWarpgroup(const char* op, void* operands, void (*compute)(void**), Place place);
+  Company WarpOfCurrent() {
+    return {.first = current_->indices.warp * kWarpLanes,
+            .size = kWarpLanes,
+            .member = "lane",
+            .num_arrived = WarpOf(*current_).num_arrived};
+  }
+
+  Company WarpgroupOfCurrent(const char* op, Place place) {
+    const int group = current_->indices.warp * kWarpLanes / kWarpgroupThreads;
+    if (group >= static_cast<int>(warpgroup_arrived_.size())) {
+      Fail(place, "%s: not a whole warpgroup", op);
+    }
+    return {.first = group * kWarpgroupThreads,
+            .size = kWarpgroupThreads,
+            .member = "thread",
+            .num_arrived = warpgroup_arrived_[static_cast<size_t>(group)]};
+  }
+
+  void Collective(
+      const Company& company, const char* op, void* operands, void (*compute)(void**), Place place);
   void Meet(int id, uint32_t num_threads, bool wait, Place place);
 
   void MeetWarp(Place place) {
@@ -208,7 +234,7 @@ class Scheduler {
     MemoryReleased(&warp.sync);
     int nothing = 0;
     Collective(
-        "SyncWarp", &nothing, [](void**) {}, place);
+        WarpOfCurrent(), "SyncWarp", &nothing, [](void**) {}, place);
     MemoryAcquired(&warp.sync);
   }
 
@@ -443,67 +469,33 @@ Thread& Scheduler::Pick(bool leave_warp) {
   }
 }
 
-void Scheduler::Collective(const char* op, void* operands, void (*compute)(void**), Place place) {
+void Scheduler::Collective(
+    const Company& company, const char* op, void* operands, void (*compute)(void**), Place place) {
   Thread& me = *current_;
-  Warp& warp = WarpOf(me);
+  const auto* threads = &threads_[company.first];
   me.op = op;
   me.place = place;
   me.operands = operands;
-  if (++warp.num_arrived < kWarpLanes) {
-    for (const Thread* lane : warp.lanes) {
-      if (lane->exited) Fail(place, "%s: lane %d has exited", op, lane->indices.lane);
-    }
-    Park();
-    return;
-  }
-  void* all[kWarpLanes];
-  for (int i = 0; i < kWarpLanes; ++i) {
-    const Thread& lane = *warp.lanes[i];
-    if (lane.op != op || lane.place.line != place.line) {
-      Fail(place, "%s meets lane %d in %s at %s:%d", op, i, lane.op, lane.place.file,
-           lane.place.line);
-    }
-    all[i] = lane.operands;
-  }
-  compute(all);
-  warp.num_arrived = 0;
-  for (Thread* lane : warp.lanes) {
-    if (lane != &me) Wake(*lane);
-  }
-  MaybeYield();
-}
-
-void Scheduler::MeetWarpgroup(const char* op,
-                              void* operands,
-                              void (*compute)(void**),
-                              Place place) {
-  Thread& me = *current_;
-  const auto group = static_cast<size_t>(me.indices.warp * kWarpLanes / kWarpgroupThreads);
-  if (group >= warpgroup_arrived_.size()) Fail(place, "%s: not a whole warpgroup", op);
-  me.op = op;
-  me.place = place;
-  me.operands = operands;
-  const auto first = static_cast<int>(group) * kWarpgroupThreads;
-  if (++warpgroup_arrived_[group] < kWarpgroupThreads) {
-    for (int i = first; i < first + kWarpgroupThreads; ++i) {
-      if (threads_[i]->exited) Fail(place, "%s: thread %d has exited", op, i);
+  if (++company.num_arrived < company.size) {
+    for (int i = 0; i < company.size; ++i) {
+      if (threads[i]->exited) Fail(place, "%s: %s %d has exited", op, company.member, i);
     }
     Park();
     return;
   }
   void* all[kWarpgroupThreads];
-  for (int i = 0; i < kWarpgroupThreads; ++i) {
-    const Thread& thread = *threads_[first + i];
+  for (int i = 0; i < company.size; ++i) {
+    const Thread& thread = *threads[i];
     if (thread.op != op || thread.place.line != place.line) {
-      Fail(place, "%s meets thread %d in %s at %s:%d", op, first + i, thread.op, thread.place.file,
-           thread.place.line);
+      Fail(place, "%s meets %s %d in %s at %s:%d", op, company.member, i, thread.op,
+           thread.place.file, thread.place.line);
     }
     all[i] = thread.operands;
   }
   compute(all);
-  warpgroup_arrived_[group] = 0;
-  for (int i = first; i < first + kWarpgroupThreads; ++i) {
-    if (threads_[i].get() != &me) Wake(*threads_[i]);
+  company.num_arrived = 0;
+  for (int i = 0; i < company.size; ++i) {
+    if (threads[i].get() != &me) Wake(*threads[i]);
   }
   MaybeYield();
 }
@@ -621,7 +613,8 @@ const ThreadIndices& Current() { return TheScheduler().current().indices; }
 
 void WarpCollective(const char* op, void* operands, void (*compute)(void**), Place place) {
   const Quiet quiet;
-  TheScheduler().Collective(op, operands, compute, place);
+  Scheduler& scheduler = TheScheduler();
+  scheduler.Collective(scheduler.WarpOfCurrent(), op, operands, compute, place);
 }
 
 void WarpBarrier(Place place) {
@@ -683,7 +676,8 @@ WarpgroupProducts& CurrentProducts() { return TheScheduler().current().products;
 
 void WarpgroupCollective(const char* op, void* operands, void (*compute)(void**), Place place) {
   const Quiet quiet;
-  TheScheduler().MeetWarpgroup(op, operands, compute, place);
+  Scheduler& scheduler = TheScheduler();
+  scheduler.Collective(scheduler.WarpgroupOfCurrent(op, place), op, operands, compute, place);
 }
 
 Quiet::Quiet() {
