@@ -392,11 +392,9 @@ int64_t PartialFloats(const AttentionPart& part) {
 }
 
 template <typename Shape>
-cudaError_t LaunchPart(const AttentionPart& part, AttendParams params, cudaStream_t stream) {
+cudaError_t LaunchPart(const AttentionPart& part, const AttendParams& common, cudaStream_t stream) {
   if (part.num_entries == 0) return cudaSuccess;
-  params.side_by_side = part.side_by_side;
-  params.entries = part.entries;
-  params.num_entries = part.num_entries;
+  const AttendParams params = ParamsOf(part, common);
   const cudaError_t error = ptx::Launch({.grid = dim3(static_cast<uint32_t>(part.num_blocks)),
                                          .block = dim3(Shape::kThreads),
                                          .smem_bytes = Shape::kSmemBytes,

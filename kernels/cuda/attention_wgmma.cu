@@ -527,7 +527,7 @@ cudaError_t LaunchShaped(const AttentionPart& part,
                       .block = dim3(kBlockThreads),
                       .smem_bytes = Shape::kSmemBytes,
                       .stream = stream},
-                     AttendByWarpgroups<Shape>, params);
+                     AttendByWarpgroups<Shape>, ParamsOf(part, params));
 }
 
 }  // namespace
@@ -545,10 +545,8 @@ int32_t QueriesByWarpgroups(int head_dim) {
 
 cudaError_t LaunchByWarpgroups(int head_dim,
                                const AttentionPart& part,
-                               AttendParams params,
+                               const AttendParams& params,
                                cudaStream_t stream) {
-  params.entries = part.entries;
-  params.num_entries = part.num_entries;
   switch (head_dim) {
     case 256:
       return LaunchShaped<WarpgroupShape<256>>(part, params, stream);

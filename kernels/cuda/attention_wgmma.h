@@ -16,7 +16,7 @@ int32_t QueriesByWarpgroups(int head_dim);
 // The part's entries are cut by as many queries, not side by side.
 cudaError_t LaunchByWarpgroups(int head_dim,
                                const AttentionPart& part,
-                               AttendParams params,
+                               const AttendParams& params,
                                cudaStream_t stream);
 
 }  // namespace facet::kernels::attention

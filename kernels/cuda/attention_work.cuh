@@ -45,6 +45,14 @@ struct AttendParams {
   int32_t num_entries;  // Without the end.
 };
 
+// The same for the launch of this part.
+inline AttendParams ParamsOf(const AttentionPart& part, AttendParams params) {
+  params.side_by_side = part.side_by_side;
+  params.entries = part.entries;
+  params.num_entries = part.num_entries;
+  return params;
+}
+
 // What one block computes; equal in all its threads.
 struct BlockWork {
   DeviceAttentionRow row;
